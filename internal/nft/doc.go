@@ -1,0 +1,16 @@
+// Package nft puts a rule set into the kernel and reads back what is there.
+//
+// It is the only package that speaks netlink to nftables. Everything goes to a
+// network namespace by its descriptor; no thread ever enters one.
+//
+//	ruleset.RuleSet ──Lower──▶ ruleset.Table ──encode──▶ one transaction
+//	                                 ▲
+//	                    kernel ──────┘ Read, decode
+//
+// # Contract
+//
+// Apply changes an attachment's rules in one transaction that is as small as the
+// difference: a packet meets the old rules or the new ones, never a mixture, and
+// on error the old ones stay. Where nothing differs nothing is written. Other
+// attachments' rules and other tables in the namespace are not touched.
+package nft

@@ -1,0 +1,208 @@
+package ruleset
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Lower returns rs as the nftables objects of the attachment on interface iface.
+// Equal inputs give equal tables.
+//
+//	hook        block               packet's direction    judged by
+//	prerouting  eth0/prerouting ──┬─ original ──────────▶ eth0/ingress
+//	                              └─ reply ─────┐  ┌────▶ eth0/egress
+//	output      eth0/output     ──┬─ original ──┼──┘
+//	forward     eth0/forward      └─ reply ─────┴───────▶ eth0/ingress
+//
+// Each hook first lets go what is not the attachment's, accepts connections that
+// the present epoch has accepted already, and passes neighbour discovery. The
+// rest is judged by who opened the connection, on the connection's addresses and
+// ports and not the packet's, so that a packet in either direction meets the
+// same rules as its flow's first one, whatever NAT happened inside the pod.
+func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
+	l := lowerer{rs: rs, prefix: ident(iface, maxInterface), table: Table{Interface: iface, Epoch: epoch}}
+	l.hooks()
+	l.neighbours()
+	l.accept()
+	for _, s := range []side{arriving, leaving} {
+		l.chain(s)
+	}
+	if rs.Adopted != NotAdopted {
+		for _, s := range []side{arrivingUnseen, leavingUnseen} {
+			l.chain(s)
+		}
+	}
+	return l.table
+}
+
+// A side is where one direction's flows carry the far end's address and the
+// port they were opened to.
+type side struct {
+	dir          Direction
+	addr4, addr6 Key
+	port         Key
+	unseen       bool // the tuple is the wrong way round: its first packet was a reply
+}
+
+var (
+	arriving = side{dir: Ingress, addr4: KeyOrigSaddr4, addr6: KeyOrigSaddr6, port: KeyOrigDport}
+	leaving  = side{dir: Egress, addr4: KeyReplySaddr4, addr6: KeyReplySaddr6, port: KeyReplySport}
+	// A flow that the far end opened before it was tracked, first seen leaving,
+	// and the other way round.
+	arrivingUnseen = side{dir: Ingress, addr4: KeyReplySaddr4, addr6: KeyReplySaddr6, port: KeyOrigSport, unseen: true}
+	leavingUnseen  = side{dir: Egress, addr4: KeyOrigSaddr4, addr6: KeyOrigSaddr6, port: KeyOrigSport, unseen: true}
+)
+
+// block is the name of the block that judges s.
+func (s side) block() string {
+	if s.unseen {
+		return s.dir.String() + "-unseen"
+	}
+	return s.dir.String()
+}
+
+// A lowerer builds one Table.
+type lowerer struct {
+	rs     RuleSet
+	prefix string // of every name
+	table  Table
+}
+
+func (l *lowerer) name(parts ...string) string {
+	return l.prefix + "/" + strings.Join(parts, "/")
+}
+
+func (l *lowerer) add(b Block) { l.table.Blocks = append(l.table.Blocks, b) }
+
+func (l *lowerer) counter(name string) string {
+	if !slices.Contains(l.table.Counters, name) {
+		l.table.Counters = append(l.table.Counters, name)
+	}
+	return name
+}
+
+// The helpers below are the words of a line.
+
+func accept() Verdict             { return Verdict{Kind: VerdictAccept} }
+func drop() Verdict               { return Verdict{Kind: VerdictDrop} }
+func goTo(block string) Verdict   { return Verdict{Kind: VerdictGoto, Target: block} }
+func jumpTo(block string) Verdict { return Verdict{Kind: VerdictJump, Target: block} }
+func is(k Key, v uint32) Cond     { return Cond{Key: k, First: v, Last: v} }
+func in(k Key, set string) Cond   { return Cond{Key: k, Set: set} }
+func mark(v, mask uint32) Cond    { return Cond{Key: KeyMark, First: v, Last: v, Mask: mask} }
+
+const protoICMPv6 = 58
+
+// hooks adds the three blocks that the kernel calls.
+func (l *lowerer) hooks() {
+	l.hook("prerouting", Prerouting, KeyNotIn, arriving, leaving, leavingUnseen, arrivingUnseen)
+	l.hook("output", Output, KeyNotOut, leaving, arriving, arrivingUnseen, leavingUnseen)
+	l.hook("forward", Forward, KeyNotOut, leaving, arriving, arrivingUnseen, leavingUnseen)
+}
+
+// hook adds one of them. Packets in the direction of their connection's first
+// packet are judged by original, replies by reply; where nobody saw the first
+// packet, the other way round comes first and ends in these.
+func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, originalUnseen, replyUnseen side) {
+	lines := []Line{
+		{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"},
+		{Conds: []Cond{mark(l.table.Epoch.Mark(), epochMask)}, Verdict: accept(), Comment: "accepted in this epoch"},
+		{Conds: []Cond{is(KeyProto, protoICMPv6)}, Verdict: jumpTo(l.name("neighbours"))},
+	}
+	unseen := func(conds ...Cond) Line {
+		return Line{Conds: conds, Mark: MarkOp{And: ^midstream, Or: midstream}, Verdict: Verdict{Kind: VerdictContinue},
+			Comment: "may be older than these rules"}
+	}
+	if l.rs.Adopted >= AdoptedTCP {
+		lines = append(lines, unseen(Cond{Key: KeyNew}, Cond{Key: KeyNoSYN}))
+	}
+	if l.rs.Adopted >= AdoptedNow {
+		lines = append(lines, unseen(Cond{Key: KeyNew}, is(KeyProto, uint32(UDP))))
+	}
+	if l.rs.Adopted != NotAdopted {
+		old := mark(midstream, midstream)
+		lines = append(lines,
+			Line{Conds: []Cond{old, is(KeyDirection, DirectOriginal)}, Verdict: goTo(l.name(originalUnseen.block()))},
+			Line{Conds: []Cond{old, is(KeyDirection, DirectReply)}, Verdict: goTo(l.name(replyUnseen.block()))})
+	}
+	lines = append(lines,
+		Line{Conds: []Cond{is(KeyDirection, DirectOriginal)}, Verdict: goTo(l.name(original.block()))},
+		Line{Conds: []Cond{is(KeyDirection, DirectReply)}, Verdict: goTo(l.name(reply.block()))},
+		Line{Counter: l.counter(l.name("untracked")), Verdict: drop(), Comment: "belongs to no connection"})
+	l.add(Block{Name: l.name(name), Hook: h, Lines: lines})
+}
+
+// neighbours accepts what IPv6 needs to work on a link at all. The kernel does
+// not track it, so no rule on connections can match it.
+func (l *lowerer) neighbours() {
+	var lines []Line
+	for _, r := range [][2]uint32{
+		{130, 132}, // multicast listener query, report, done
+		{133, 137}, // router and neighbour solicitation and advertisement, redirect
+		{143, 143}, // multicast listener report, version 2
+	} {
+		lines = append(lines, Line{Conds: []Cond{{Key: KeyICMPv6, First: r[0], Last: r[1]}}, Verdict: accept()})
+	}
+	l.add(Block{Name: l.name("neighbours"), Lines: lines})
+}
+
+// accept stamps the connection with the epoch, so that its later packets take
+// the second line of the hook.
+func (l *lowerer) accept() {
+	l.add(Block{Name: l.name("accept"), Lines: []Line{{
+		Mark:    MarkOp{And: midstream | othersMask, Or: l.table.Epoch.Mark()},
+		Verdict: accept(),
+	}}})
+}
+
+// ident returns s if nft can read it as part of a name and it has at most max
+// bytes; otherwise a short name that no other string gets.
+func ident(s string, max int) string {
+	clean := func(r rune) bool {
+		return r < 0x80 && (r == '-' || r == '.' || r == '_' ||
+			'0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
+	}
+	if s != "" && len(s) <= max && !strings.ContainsFunc(s, func(r rune) bool { return !clean(r) }) &&
+		!strings.HasPrefix(s, hashMark) {
+		return s
+	}
+	return fmt.Sprintf("%s%x", hashMark, sha256.Sum256([]byte(s)))[:len(hashMark)+24]
+}
+
+// The parts of interface/direction/tier/namespace/name/index.match/family may be
+// as long as these for the whole to stay below the kernel's 255 bytes.
+const (
+	maxInterface = 15
+	maxNamespace = 63
+	maxName      = 120
+	hashMark     = "x-sha256-"
+)
+
+// note cuts s to what fits into a comment, at the boundary of a character, and
+// replaces what nft could not read back.
+func note(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == '"' || r == '\\' || r == 0x7f || r == 0xfffd {
+			return '?'
+		}
+		return r
+	}, s)
+	const more = "..."
+	if len(s) <= MaxComment-1 {
+		return s
+	}
+	cut := MaxComment - 1 - len(more)
+	for cut > 0 && s[cut]&0xc0 == 0x80 {
+		cut--
+	}
+	return s[:cut] + more
+}
+
+// wants reports whether the table has lines for a family: where the attachment
+// has an address of it, even if no peer does yet, or ps has any.
+func (rs *RuleSet) wants(v6 bool, ps []netip.Prefix) bool {
+	return len(ps) > 0 || slices.ContainsFunc(rs.Addresses, func(a netip.Addr) bool { return a.Is6() == v6 })
+}

@@ -1,0 +1,161 @@
+package ruleset
+
+import "net/netip"
+
+// A Table is a rule set in the shape of nftables: what one attachment
+// contributes to the table of its network namespace. Lower makes it; Text and
+// package nft are two encoders of it that share no code.
+//
+// A namespace with several attachments has one nftables table with the objects
+// of each; the name of every object starts with its attachment's interface.
+type Table struct {
+	Interface string
+	Epoch     Epoch
+	Counters  []string  // names
+	Sets      []Set     // of addresses
+	Maps      []PortMap // from port to block
+	Blocks    []Block   // nftables calls them chains; a Chain here is a policy's
+}
+
+// TableName is the nftables table of family inet that podwall owns in a pod's
+// network namespace.
+const TableName = "podwall"
+
+// A Set is a named set of addresses of one family.
+type Set struct {
+	Name     string
+	V6       bool
+	Interval bool           // holds prefixes; otherwise only single addresses
+	Elements []netip.Prefix // canonical, as Peers has them
+}
+
+// A PortMap is a named verdict map over port numbers: a packet whose port lies
+// in an element jumps to that element's block.
+type PortMap struct {
+	Name     string
+	Elements []PortJump // sorted, disjoint
+}
+
+// A PortJump is one element of a PortMap.
+type PortJump struct {
+	First, Last uint16
+	Block       string
+}
+
+// A Hook is where the kernel calls a block.
+type Hook uint8
+
+const (
+	NoHook     Hook = iota // called by other blocks only
+	Prerouting             // priority mangle: after connection tracking, before destination NAT
+	Output                 // priority filter: after destination NAT of the pod's own packets
+	Forward                // priority filter
+)
+
+// A Block is an nftables chain. Every hooked block has policy drop.
+type Block struct {
+	Name  string
+	Hook  Hook
+	Lines []Line
+}
+
+// A Line is one nftables rule: if all Conds hold, set the connection's mark,
+// count the packet, and give the verdict.
+type Line struct {
+	Conds   []Cond
+	Mark    MarkOp
+	Counter string // name of a counter; empty counts nothing
+	Verdict Verdict
+	Comment string // at most MaxComment bytes
+}
+
+// MaxComment is the longest comment the kernel takes; one byte more and it
+// refuses the whole transaction.
+const MaxComment = 128
+
+// A MarkOp sets the connection mark to (mark & And) | Or. The zero MarkOp
+// leaves it alone.
+type MarkOp struct{ And, Or uint32 }
+
+// A Verdict is what a line does with the packet in the end.
+type Verdict struct {
+	Kind   VerdictKind
+	Target string // the block of VerdictGoto and VerdictJump, the map of VerdictMap
+	Key    Key    // what VerdictMap looks up
+}
+
+// A VerdictKind is the kind of a Verdict. The zero VerdictKind drops.
+type VerdictKind uint8
+
+const (
+	VerdictDrop VerdictKind = iota
+	VerdictAccept
+	VerdictGoto
+	VerdictJump
+	VerdictMap      // goes where a PortMap says; on, if it says nothing
+	VerdictContinue // on to the next line
+)
+
+// A Cond is one condition on a packet or its connection.
+type Cond struct {
+	Key         Key
+	First, Last uint32 // the value lies between them, both included
+	Mask        uint32 // for KeyMark: compare only these bits, with First
+	Set         string // for the address keys: the value is in this set
+}
+
+// A Key is what a Cond looks at.
+type Key uint8
+
+const (
+	// KeyNotIn and KeyNotOut hold for packets that do not come in, or go out,
+	// through the attachment's device. They look at both its index and its name,
+	// so that neither renaming it nor putting another in its place escapes.
+	KeyNotIn Key = iota + 1
+	KeyNotOut
+	KeyMark       // the connection's mark
+	KeyNew        // no value: the connection is new
+	KeyNoSYN      // no value: a TCP segment without the SYN flag
+	KeyProto      // the packet's protocol
+	KeyICMPv6     // the ICMPv6 type; says by itself that the packet is ICMPv6
+	KeyDirection  // of the packet in its connection: First is a Direct… constant
+	KeyOrigSaddr4 // who opened the connection
+	KeyOrigSaddr6
+	KeyReplySaddr4 // the connection's true far end, after any NAT in the pod
+	KeyReplySaddr6
+	KeyOrigSport
+	KeyOrigDport
+	KeyReplySport
+)
+
+// Directions of a packet within its connection, as the kernel numbers them.
+const (
+	DirectOriginal = 0
+	DirectReply    = 1
+)
+
+// An Epoch numbers the states of an attachment's rules that took something away
+// from the one before. The kernel keeps in each connection's mark the epoch that
+// accepted it; a connection of another epoch is judged again.
+type Epoch uint16
+
+// The connection mark, from the top: one bit that says nobody saw the flow's
+// first packet, fifteen bits of epoch, sixteen bits that belong to others
+// (Istio uses 1337 there). Epoch 0 is never in force, so that the mark of a
+// connection nobody judged yet matches none.
+const (
+	MaxEpoch    Epoch  = 0x7fff
+	epochMask   uint32 = 0x7fff_0000
+	midstream   uint32 = 0x8000_0000
+	othersMask  uint32 = 0x0000_ffff
+	epochOffset        = 16
+)
+
+// Mark is e where the connection mark holds it.
+func (e Epoch) Mark() uint32 { return uint32(e) << epochOffset }
+
+// EpochOf returns the epoch in a connection mark.
+func EpochOf(mark uint32) Epoch { return Epoch(mark & epochMask >> epochOffset) }
+
+// Next is the epoch after e: 1 after MaxEpoch, and after 0.
+func (e Epoch) Next() Epoch { return e%MaxEpoch + 1 }
