@@ -1,0 +1,53 @@
+package daemonconf
+
+import "github.com/podwall/podwall/conf"
+
+// A LogFormat is the form of log lines.
+type LogFormat uint8
+
+const (
+	LogText LogFormat = iota // key=value; the zero LogFormat
+	LogJSON                  // one JSON object a line
+)
+
+var formatNames = []string{LogText: "text", LogJSON: "json"}
+
+// String is "text" or "json".
+func (f LogFormat) String() string { return formatNames[f] }
+
+// MarshalText writes "text" or "json".
+func (f LogFormat) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (f *LogFormat) UnmarshalText(b []byte) error {
+	i, err := conf.OneOf(b, formatNames...)
+	if err == nil {
+		*f = LogFormat(i)
+	}
+	return err
+}
+
+// A NodeEgress says what a pod's traffic to its own node meets.
+type NodeEgress uint8
+
+const (
+	NodeEgressByPolicy NodeEgress = iota // policy, as any other traffic; the zero NodeEgress
+	NodeEgressAllow                      // it always passes, as Kubernetes says
+)
+
+var egressNames = []string{NodeEgressByPolicy: "policy", NodeEgressAllow: "allow"}
+
+// String is "policy" or "allow".
+func (e NodeEgress) String() string { return egressNames[e] }
+
+// MarshalText writes "policy" or "allow".
+func (e NodeEgress) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (e *NodeEgress) UnmarshalText(b []byte) error {
+	i, err := conf.OneOf(b, egressNames...)
+	if err == nil {
+		*e = NodeEgress(i)
+	}
+	return err
+}
