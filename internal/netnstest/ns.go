@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An NS is a network namespace that lives until its test ends. Its methods may
-// be called from any goroutine.
+// An NS is a network namespace that lives until its test ends, or whoever made
+// it closes it. Its methods may be called from any goroutine.
 type NS struct {
 	fd   int
 	link *netlink.Handle
@@ -35,16 +35,25 @@ var zeroed = [...]string{
 // there at once, and ICMP errors are sent at any rate.
 func New(t testing.TB) *NS {
 	t.Helper()
+	ns, err := Make()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	return ns
+}
+
+// Make is New for programs that are no tests. The caller closes the namespace.
+func Make() (*NS, error) {
 	if os.Geteuid() != 0 {
-		t.Fatal("network namespaces need root")
+		return nil, errors.New("make network namespace: needs root")
 	}
 	ns := &NS{fd: -1}
 	if err := onThrowawayThread(ns.make); err != nil {
 		ns.Close()
-		t.Fatalf("make network namespace: %v", err)
+		return nil, fmt.Errorf("make network namespace: %w", err)
 	}
-	t.Cleanup(ns.Close)
-	return ns
+	return ns, nil
 }
 
 // make moves the calling thread to a new namespace, which it keeps in ns.
