@@ -23,7 +23,7 @@ import (
 // ports and not the packet's, so that a packet in either direction meets the
 // same rules as its flow's first one, whatever NAT happened inside the pod.
 func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
-	l := lowerer{rs: rs, prefix: ident(iface, maxInterface), table: Table{Interface: iface, Epoch: epoch}}
+	l := lowerer{rs: rs, prefix: Prefix(iface), table: Table{Interface: iface, Epoch: epoch}}
 	l.hooks()
 	l.neighbours()
 	l.accept()
@@ -67,12 +67,12 @@ func (s side) block() string {
 // A lowerer builds one Table.
 type lowerer struct {
 	rs     RuleSet
-	prefix string // of every name
+	prefix string // of every name; ends in a slash
 	table  Table
 }
 
 func (l *lowerer) name(parts ...string) string {
-	return l.prefix + "/" + strings.Join(parts, "/")
+	return l.prefix + strings.Join(parts, "/")
 }
 
 func (l *lowerer) add(b Block) { l.table.Blocks = append(l.table.Blocks, b) }

@@ -16,7 +16,7 @@ func NewPeers(prefixes []netip.Prefix) Peers {
 			ps = append(ps, p)
 		}
 	}
-	slices.SortFunc(ps, comparePrefix)
+	slices.SortFunc(ps, ComparePrefix)
 	// Prefixes are nested or disjoint, and a container sorts before its
 	// contents, so one pass over neighbours is enough.
 	kept := ps[:0]
@@ -42,9 +42,9 @@ func canonical(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// comparePrefix orders by family, then address, then length: a prefix stands
+// ComparePrefix is the order of Peers: by family, then address, then length: a prefix stands
 // directly before everything inside it.
-func comparePrefix(a, b netip.Prefix) int {
+func ComparePrefix(a, b netip.Prefix) int {
 	if c := a.Addr().Compare(b.Addr()); c != 0 {
 		return c
 	}

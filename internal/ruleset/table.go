@@ -21,6 +21,13 @@ type Table struct {
 // network namespace.
 const TableName = "podwall"
 
+// Prefix starts the names of all objects of the attachment on interface iface.
+func Prefix(iface string) string { return ident(iface, maxInterface) + "/" }
+
+// AcceptBlock ends the name of the one block of each attachment that stamps
+// connections with its epoch.
+const AcceptBlock = "/accept"
+
 // A Set is a named set of addresses of one family.
 type Set struct {
 	Name     string

@@ -1,0 +1,175 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// Known is what an attachment's kernel rules were when they were last looked at.
+type Known struct {
+	Rules      ruleset.RuleSet
+	Epoch      ruleset.Epoch
+	Generation uint32 // of the namespace's nftables; anybody's change there moves it
+	// Others are the epochs of the namespace's other attachments, which this one
+	// must not take.
+	Others []ruleset.Epoch
+}
+
+// Apply makes rs the firewall of interface iface in the network namespace that
+// the descriptor netns refers to, and returns what stands there afterwards.
+// wrote says whether anything had to change.
+//
+// last is what the caller knows to be there; Apply relies on it only as long as
+// the namespace's generation is the one it names, and reads the kernel
+// otherwise. With nil it reads the kernel.
+//
+// The change is one transaction. If it takes something away, or if Apply can't
+// tell because it did not know the rules before, it moves the epoch with it, so
+// that every open connection is judged again at its next packet. On error the
+// rules before stand, unless the error came after the kernel had committed; a
+// caller that passes nil next time is right in either case.
+func Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (now Known, wrote bool, err error) {
+	const tries = 5 // somebody else may commit between our reading and our writing
+	for range tries {
+		now, wrote, err = apply(netns, iface, rs, last)
+		if !errors.Is(err, unix.ERESTART) {
+			break
+		}
+	}
+	if err != nil {
+		return Known{}, false, fmt.Errorf("apply rules of %s: %w", iface, err)
+	}
+	return now, wrote, nil
+}
+
+func apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, bool, error) {
+	index, err := linkIndex(netns, iface)
+	if err != nil {
+		return Known{}, false, err
+	}
+	c, err := open(netns)
+	if err != nil {
+		return Known{}, false, err
+	}
+	defer done(c)
+	dev := device{index: index, name: iface}
+	was, sure, err := before(c, dev, last)
+	if err != nil {
+		return Known{}, false, err
+	}
+	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others}
+	narrows := now.Epoch == 0 || (sure && !rs.Covers(last.Rules)) ||
+		(!sure && len(was.held.differences(heldOf(rs.Lower(iface, now.Epoch), dev))) > 0)
+	if narrows {
+		if now.Epoch, err = nextEpoch(netns, was.epoch, was.others); err != nil {
+			return Known{}, false, err
+		}
+	}
+	ch := change{conn: c, table: table(), dev: dev, have: was.held}
+	if err := ch.to(rs.Lower(iface, now.Epoch)); err != nil {
+		return Known{}, false, err
+	}
+	if ch.n == 0 {
+		return now, false, nil
+	}
+	if err := c.FlushWithGenID(was.generation); err != nil {
+		return Known{}, false, err
+	}
+	if now.Generation++; now.Generation == 0 { // as the kernel counts
+		now.Generation = 1
+	}
+	return now, true, nil
+}
+
+// before returns what the kernel holds: what last says if nothing has happened
+// in the namespace since (sure is true then), else what is read from it.
+func before(c *nftables.Conn, dev device, last *Known) (r reading, sure bool, err error) {
+	if last != nil {
+		g, err := generation(c)
+		if err != nil {
+			return reading{}, false, err
+		}
+		if g == last.Generation {
+			return reading{
+				generation: g,
+				held:       heldOf(last.Rules.Lower(dev.name, last.Epoch), dev),
+				epoch:      last.Epoch,
+				others:     last.Others,
+			}, true, nil
+		}
+	}
+	r, err = read(c, ruleset.Prefix(dev.name))
+	if last != nil && r.epoch == 0 {
+		// Somebody removed the rules. Connections still carry the epoch they had.
+		r.epoch = last.Epoch
+	}
+	return r, false, err
+}
+
+// nextEpoch returns the epoch after cur that no other attachment has. Before an
+// epoch comes round again it clears the marks of the connections that carry it.
+func nextEpoch(netns int, cur ruleset.Epoch, others []ruleset.Epoch) (ruleset.Epoch, error) {
+	e := cur.Next()
+	for slices.Contains(others, e) {
+		e = e.Next()
+	}
+	if e > cur {
+		return e, nil
+	}
+	if err := clearMarks(netns); err != nil {
+		return 0, fmt.Errorf("start the epochs again: %w", err)
+	}
+	return e, nil
+}
+
+// Check compares what the kernel holds with what known says it should, and
+// returns the differences in words and the generation it looked at. It changes
+// nothing. No differences: the kernel holds exactly these rules.
+func Check(netns int, iface string, known Known) ([]string, uint32, error) {
+	index, err := linkIndex(netns, iface)
+	if err != nil {
+		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
+	}
+	c, err := open(netns)
+	if err != nil {
+		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
+	}
+	defer done(c)
+	r, err := read(c, ruleset.Prefix(iface))
+	if err != nil {
+		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
+	}
+	want := heldOf(known.Rules.Lower(iface, known.Epoch), device{index: index, name: iface})
+	return r.held.differences(want), r.generation, nil
+}
+
+// Generation returns the number of the last nftables transaction in the
+// namespace, whoever made it.
+func Generation(netns int) (uint32, error) {
+	c, err := open(netns)
+	if err != nil {
+		return 0, err
+	}
+	defer done(c)
+	return generation(c)
+}
+
+// A Count is the value of a counter.
+type Count struct{ Packets, Bytes uint64 }
+
+// Counters returns the values of all counters of podwall's table, by name. A
+// namespace without the table has none.
+func Counters(netns int) (map[string]Count, error) {
+	c, err := open(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer done(c)
+	return counters(c)
+}

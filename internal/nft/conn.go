@@ -1,0 +1,72 @@
+package nft
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// table is podwall's table in a pod's namespace.
+func table() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: ruleset.TableName}
+}
+
+// maxFD is the first descriptor number that google/nftables can't poll: its
+// select(2) set has 1,024 bits, and it panics beyond (google/nftables#352,
+// open in November 2026).
+const maxFD = 1024
+
+// open returns a connection to nftables in the namespace that netns refers to.
+// Each operation opens its own: a Conn that two goroutines share loses replies.
+// The caller ends it with done.
+func open(netns int) (*nftables.Conn, error) {
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns), nftables.WithSockOptions(prepare))
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return c, nil
+}
+
+// prepare refuses sockets that would make the library panic and sizes the
+// buffers, which the library leaves alone once it is given an option.
+func prepare(c *netlink.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var fd uintptr
+	if err := raw.Control(func(f uintptr) { fd = f }); err != nil {
+		return err
+	}
+	if fd >= maxFD {
+		_ = c.Close() // the library forgets to, when an option fails
+		return fmt.Errorf("descriptor %d: all below %d are in use: %w", fd, maxFD, unix.EMFILE)
+	}
+	if err := c.SetWriteBuffer(32 << 20); err != nil {
+		return fmt.Errorf("set send buffer: %w", err)
+	}
+	if err := c.SetReadBuffer(16 << 20); err != nil {
+		return fmt.Errorf("set receive buffer: %w", err)
+	}
+	return nil
+}
+
+// done closes c without waiting: after a transaction that removed something the
+// kernel holds a closing socket for a grace period of 10 ms and more, long after
+// the transaction is in force, and nobody needs to know when that ends.
+func done(c *nftables.Conn) {
+	go func() { _ = c.CloseLasting() }()
+}
+
+// generation returns the number of the namespace's last transaction.
+func generation(c *nftables.Conn) (uint32, error) {
+	g, err := c.GetGen()
+	if err != nil {
+		return 0, fmt.Errorf("get generation: %w", err)
+	}
+	return g.ID, nil
+}

@@ -1,0 +1,167 @@
+package nft
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// held is one attachment's part of the table, as the kernel holds it or as it
+// should: objects by name, rules by fingerprint.
+type held struct {
+	counters map[string]bool
+	sets     map[string]ruleset.Set
+	maps     map[string]ruleset.PortMap
+	blocks   map[string]heldBlock
+}
+
+type heldBlock struct {
+	hook  ruleset.Hook
+	odd   string   // what is wrong with the block itself, where only someone else can have done that
+	lines []string // fingerprints
+}
+
+func newHeld() held {
+	return held{
+		counters: map[string]bool{},
+		sets:     map[string]ruleset.Set{},
+		maps:     map[string]ruleset.PortMap{},
+		blocks:   map[string]heldBlock{},
+	}
+}
+
+// heldOf is what the kernel holds after t was put there.
+func heldOf(t ruleset.Table, d device) held {
+	h := newHeld()
+	for _, c := range t.Counters {
+		h.counters[c] = true
+	}
+	for _, s := range t.Sets {
+		h.sets[s.Name] = s
+	}
+	for _, m := range t.Maps {
+		h.maps[m.Name] = m
+	}
+	for _, b := range t.Blocks {
+		hb := heldBlock{hook: b.Hook, lines: make([]string, len(b.Lines))}
+		for i, l := range b.Lines {
+			hb.lines[i] = fingerprint(d.line(l), comment(l.Comment))
+		}
+		h.blocks[b.Name] = hb
+	}
+	return h
+}
+
+// fits reports whether h can be turned into want object by object. Otherwise an
+// object has the right name and the wrong kind, which is somebody else's work.
+func (h held) fits(want held) bool {
+	for name, s := range h.sets {
+		if w, ok := want.sets[name]; ok && (w.V6 != s.V6 || w.Interval != s.Interval) {
+			return false
+		}
+	}
+	for name, b := range h.blocks {
+		if w, ok := want.blocks[name]; ok && (w.hook != b.hook || b.odd != "") {
+			return false
+		}
+	}
+	return true
+}
+
+// differences says in words how h differs from want, in a stable order.
+func (h held) differences(want held) []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	missingAndExtra(say, "counter", h.counters, want.counters)
+	missingAndExtra(say, "set", h.sets, want.sets)
+	missingAndExtra(say, "map", h.maps, want.maps)
+	missingAndExtra(say, "chain", h.blocks, want.blocks)
+	for _, name := range both(h.sets, want.sets) {
+		a, b := h.sets[name], want.sets[name]
+		if a.V6 != b.V6 || a.Interval != b.Interval {
+			say("set %s: of another type", name)
+			continue
+		}
+		if add, del := diffPrefixes(a.Elements, b.Elements); len(add)+len(del) > 0 {
+			say("set %s: %d elements missing, %d too many", name, len(add), len(del))
+		}
+	}
+	for _, name := range both(h.maps, want.maps) {
+		if !slices.Equal(h.maps[name].Elements, want.maps[name].Elements) {
+			say("map %s: other elements", name)
+		}
+	}
+	for _, name := range both(h.blocks, want.blocks) {
+		a, b := h.blocks[name], want.blocks[name]
+		if a.hook != b.hook || a.odd != "" {
+			say("chain %s: %s", name, cmpOr(a.odd, "at another hook"))
+		}
+		if !slices.Equal(a.lines, b.lines) {
+			say("chain %s: %s", name, firstDifference(a.lines, b.lines))
+		}
+	}
+	return out
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func firstDifference(have, want []string) string {
+	for i := range min(len(have), len(want)) {
+		if have[i] != want[i] {
+			return fmt.Sprintf("rule %d of %d is another", i+1, len(want))
+		}
+	}
+	return fmt.Sprintf("%d rules, want %d", len(have), len(want))
+}
+
+func missingAndExtra[V any](say func(string, ...any), kind string, have, want map[string]V) {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if _, ok := have[name]; !ok {
+			say("%s %s: missing", kind, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if _, ok := want[name]; !ok {
+			say("%s %s: not podwall's", kind, name)
+		}
+	}
+}
+
+// both returns the names in both maps, sorted.
+func both[V any](a, b map[string]V) []string {
+	var names []string
+	for name := range a {
+		if _, ok := b[name]; ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// diffPrefixes returns what turns have into want. Both are canonical, so one
+// walk along the two is enough; the same slice is not walked.
+func diffPrefixes(have, want []netip.Prefix) (add, del []netip.Prefix) {
+	if len(have) == len(want) && (len(have) == 0 || &have[0] == &want[0]) {
+		return nil, nil
+	}
+	for len(have) > 0 && len(want) > 0 {
+		switch c := ruleset.ComparePrefix(have[0], want[0]); {
+		case c < 0:
+			del, have = append(del, have[0]), have[1:]
+		case c > 0:
+			add, want = append(add, want[0]), want[1:]
+		default:
+			have, want = have[1:], want[1:]
+		}
+	}
+	return append(add, want...), append(del, have...)
+}

@@ -1,0 +1,254 @@
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// A reading is what the kernel holds of one attachment, and the epochs of all
+// attachments in the namespace.
+type reading struct {
+	generation uint32
+	held       held
+	epoch      ruleset.Epoch // 0 if there is none yet
+	others     []ruleset.Epoch
+}
+
+// read reads the attachment's objects: those whose names start with prefix.
+func read(c *nftables.Conn, prefix string) (reading, error) {
+	r := reading{held: newHeld()}
+	var err error
+	if r.generation, err = generation(c); err != nil {
+		return r, err
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return r, fmt.Errorf("list chains: %w", err)
+	}
+	ours := 0
+	for _, ch := range chains {
+		if ch.Table.Name != ruleset.TableName {
+			continue
+		}
+		ours++
+		if err := r.chain(c, ch, prefix); err != nil {
+			return r, err
+		}
+	}
+	if ours == 0 && !hasTable(c) {
+		return r, nil
+	}
+	if err := r.sets(c, prefix); err != nil {
+		return r, err
+	}
+	counts, err := counters(c)
+	if err != nil {
+		return r, err
+	}
+	for name := range counts {
+		if strings.HasPrefix(name, prefix) {
+			r.held.counters[name] = true
+		}
+	}
+	return r, nil
+}
+
+// counters reads all counters of the table; there are none without the table.
+func counters(c *nftables.Conn) (map[string]Count, error) {
+	objs, err := c.GetNamedObjects(table())
+	if err != nil {
+		return nil, fmt.Errorf("list counters: %w", err)
+	}
+	counts := make(map[string]Count, len(objs))
+	for _, o := range objs {
+		if n, ok := o.(*nftables.NamedObj); ok {
+			if v, ok := n.Obj.(*expr.Counter); ok {
+				counts[n.Name] = Count{Packets: v.Packets, Bytes: v.Bytes}
+			}
+		}
+	}
+	return counts, nil
+}
+
+// hasTable reports whether podwall's table exists; an error counts as yes, since
+// the next call will say what is wrong.
+func hasTable(c *nftables.Conn) bool {
+	_, err := c.ListTableOfFamily(ruleset.TableName, nftables.TableFamilyINet)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// chain reads one chain of the table. Of other attachments only the epoch
+// matters.
+func (r *reading) chain(c *nftables.Conn, ch *nftables.Chain, prefix string) error {
+	mine := strings.HasPrefix(ch.Name, prefix)
+	stamps := strings.HasSuffix(ch.Name, ruleset.AcceptBlock)
+	if !mine && !stamps {
+		return nil
+	}
+	rules, err := c.GetRules(table(), ch)
+	if err != nil {
+		return fmt.Errorf("list rules of chain %s: %w", ch.Name, err)
+	}
+	if stamps {
+		if mine {
+			r.epoch = stamped(rules)
+		} else {
+			r.others = append(r.others, stamped(rules))
+		}
+	}
+	if !mine {
+		return nil
+	}
+	b := heldBlock{lines: make([]string, len(rules))}
+	for i, rule := range rules {
+		b.lines[i] = fingerprint(rule.Exprs, rule.UserData)
+	}
+	b.hook, b.odd = hookOf(ch)
+	r.held.blocks[ch.Name] = b
+	return nil
+}
+
+// hookOf returns the hook of a chain, and what is wrong with it if it can't be
+// one that podwall made.
+func hookOf(ch *nftables.Chain) (ruleset.Hook, string) {
+	if ch.Hooknum == nil {
+		return ruleset.NoHook, ""
+	}
+	for _, h := range []ruleset.Hook{ruleset.Prerouting, ruleset.Output, ruleset.Forward} {
+		num, prio := at(h)
+		if *ch.Hooknum != num || *ch.Priority != prio {
+			continue
+		}
+		if ch.Policy == nil || *ch.Policy != nftables.ChainPolicyDrop {
+			return h, "policy is not drop"
+		}
+		return h, ""
+	}
+	return ruleset.NoHook, "at a hook that is not podwall's"
+}
+
+// stamped returns the epoch that an accepting chain writes into the mark.
+func stamped(rules []*nftables.Rule) ruleset.Epoch {
+	for _, rule := range rules {
+		for _, e := range rule.Exprs {
+			if b, ok := e.(*expr.Bitwise); ok && len(b.Xor) == 4 {
+				return ruleset.EpochOf(binary.NativeEndian.Uint32(b.Xor))
+			}
+		}
+	}
+	return 0
+}
+
+// sets reads the attachment's sets and maps.
+func (r *reading) sets(c *nftables.Conn, prefix string) error {
+	sets, err := c.GetSets(table())
+	if err != nil {
+		return fmt.Errorf("list sets: %w", err)
+	}
+	for _, s := range sets {
+		if !strings.HasPrefix(s.Name, prefix) {
+			continue
+		}
+		s.Table = table()
+		elems, err := c.GetSetElements(s)
+		if err != nil {
+			return fmt.Errorf("list elements of set %s: %w", s.Name, err)
+		}
+		if s.IsMap {
+			r.held.maps[s.Name] = ruleset.PortMap{Name: s.Name, Elements: portJumps(elems)}
+			continue
+		}
+		r.held.sets[s.Name] = ruleset.Set{Name: s.Name, V6: s.KeyType.Name == nftables.TypeIP6Addr.Name,
+			Interval: s.Interval, Elements: prefixes(s.Interval, elems)}
+	}
+	return nil
+}
+
+// prefixes is the inverse of elements. An interval that is no prefix is not
+// podwall's; it gives an invalid Prefix, which equals none.
+func prefixes(interval bool, elems []nftables.SetElement) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(elems))
+	for i, e := range inOrder(elems) {
+		a, ok := netip.AddrFromSlice(e.Key)
+		switch {
+		case !ok || e.IntervalEnd:
+			continue
+		case !interval:
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+			continue
+		}
+		out = append(out, prefixFrom(a, endOf(elems, i)))
+	}
+	slices.SortFunc(out, ruleset.ComparePrefix)
+	return out
+}
+
+// inOrder sorts elements by key, an interval's end before the next one's start.
+func inOrder(elems []nftables.SetElement) []nftables.SetElement {
+	slices.SortFunc(elems, func(a, b nftables.SetElement) int {
+		if c := bytes.Compare(a.Key, b.Key); c != 0 {
+			return c
+		}
+		switch {
+		case a.IntervalEnd == b.IntervalEnd:
+			return 0
+		case a.IntervalEnd:
+			return -1
+		}
+		return 1
+	})
+	return elems
+}
+
+// endOf returns the key that ends the interval which element i starts, or nil if
+// it is open.
+func endOf(elems []nftables.SetElement, i int) []byte {
+	if i+1 < len(elems) && elems[i+1].IntervalEnd {
+		return elems[i+1].Key
+	}
+	return nil
+}
+
+// prefixFrom returns the prefix that starts at first and ends before end.
+func prefixFrom(first netip.Addr, end []byte) netip.Prefix {
+	for bits := 0; bits <= first.BitLen(); bits++ {
+		p := netip.PrefixFrom(first, bits)
+		next, ok := after(p)
+		if p.Masked() == p && ok == (end != nil) && (!ok || slices.Equal(next.AsSlice(), end)) {
+			return p
+		}
+	}
+	return netip.Prefix{}
+}
+
+// portJumps is the inverse of jumps. The library leaves a verdict undecoded:
+// two attributes, the code and the chain's name.
+func portJumps(elems []nftables.SetElement) []ruleset.PortJump {
+	var out []ruleset.PortJump
+	for i, e := range inOrder(elems) {
+		if e.IntervalEnd || len(e.Key) != 2 {
+			continue
+		}
+		j := ruleset.PortJump{First: binary.BigEndian.Uint16(e.Key), Last: 65535}
+		if end := endOf(elems, i); end != nil {
+			j.Last = binary.BigEndian.Uint16(end) - 1
+		}
+		const head, code = 4, 4 // an attribute's header, and the verdict's code
+		if name := head + code + head; len(e.Val) > name {
+			j.Block = strings.TrimRight(string(e.Val[name:]), "\x00")
+		}
+		out = append(out, j)
+	}
+	return out
+}
