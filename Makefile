@@ -1,0 +1,52 @@
+# podwall. `make` alone lists the targets.
+
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/podwall/podwall/internal/version.Version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+
+# The binaries, each with the folder of its package main. One whose folder has no
+# Go files yet is not built.
+podwall         := ./plugin
+podwalld        := ./daemon
+policyctl       := ./daemon/policyctl
+podwall-install := ./install
+BINARIES := $(foreach b,podwall podwalld policyctl podwall-install,$(if $(wildcard $($(b))/*.go),bin/$(b)))
+
+# What the tests and the product's users call, and the Debian package it is in.
+TOOLS := nft:nftables ip:iproute2 conntrack:conntrack ping:iputils-ping
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench fuzz lint fmt clean $(BINARIES)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what building and testing need (Debian, as root)
+	@.ci/setup $(TOOLS)
+
+build: $(BINARIES) ## build the binaries into bin/
+
+$(BINARIES): # go build knows best whether they are up to date
+	$(BUILD) -o $@ $($(notdir $@))
+
+test: setup build ## run every test, as root; the last line says "N passed, N failed"
+	@.ci/test
+
+bench: ## run the benchmarks, as root
+	$(GO) test -run '^$$' -bench . $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
+
+fuzz: ## fuzz every fuzz target for FUZZTIME (10s) each
+	@.ci/fuzz
+
+lint: .cache/golangci-lint ## run golangci-lint (built on first use, which takes minutes)
+	.cache/golangci-lint run ./...
+
+.cache/golangci-lint: .ci/tools/go.mod
+	cd .ci/tools && $(GO) build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+fmt: ## format the code
+	gofmt -w .
+
+clean: ## remove what was built
+	rm -rf bin .cache
