@@ -1,0 +1,36 @@
+// Package source is where policy comes from: a stream of whole Worlds.
+//
+// # Contract
+//
+// A source publishes all it knows each time, never a difference, so that the
+// consumer may skip any World but the last. What could not be honoured is in
+// the World too, as Problems: bad input is news, not a reason to stop.
+package source
+
+import (
+	"context"
+
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/policy"
+)
+
+// A World is everything a source knows at one moment. It does not change once
+// it is published, and neither does what it refers to.
+type World struct {
+	policy.Snapshot
+	Problems []api.Problem
+	Objects  map[string]int // how many objects of each kind count
+}
+
+// A Source publishes Worlds.
+type Source interface {
+	// Run calls publish with a first World as soon as the source has one, even
+	// if that World is empty, and then with each that differs from the one
+	// before, until ctx ends. It returns nil then. Calls of publish never
+	// overlap, and Run waits for them.
+	Run(ctx context.Context, publish func(World)) error
+
+	// Describe says what kind of source this is and where it reads, as
+	// api.SourceStatus wants it.
+	Describe() (kind, location string)
+}
