@@ -22,7 +22,8 @@ type Snapshot struct {
 type Labels map[string]string
 
 // A Namespace is a Kubernetes namespace. Namespaces that other objects name but
-// the Snapshot does not hold exist, with the label kubernetes.io/metadata.name.
+// the Snapshot does not hold exist. Every namespace has the label
+// kubernetes.io/metadata.name, whether or not Labels holds it.
 type Namespace struct {
 	Name        string
 	Labels      Labels
