@@ -30,7 +30,7 @@ func (c Client) Call(ctx context.Context, verb Verb, req, res any, netns *os.Fil
 		return err
 	}
 	defer conn.Close()
-	e, err := conn.exchange(ctx, verb, req, fdOf(netns))
+	e, err := conn.exchange(ctx, verb, req, fdOf(netns), VerbDone)
 	if err != nil {
 		return unreachable(c.Socket, err)
 	}
@@ -40,7 +40,9 @@ func (c Client) Call(ctx context.Context, verb Verb, req, res any, netns *os.Fil
 	return e.Decode(res)
 }
 
-func (c *Conn) exchange(ctx context.Context, verb Verb, req any, fd int) (Envelope, error) {
+// exchange sends a request and receives its answer. Any other answer than one of
+// verb want is an error: it would be taken for a success.
+func (c *Conn) exchange(ctx context.Context, verb Verb, req any, fd int, want Verb) (Envelope, error) {
 	if err := c.Send(ctx, verb, req, fd); err != nil {
 		return Envelope{}, err
 	}
@@ -51,7 +53,7 @@ func (c *Conn) exchange(ctx context.Context, verb Verb, req any, fd int) (Envelo
 	if file != nil {
 		_ = file.Close() // the daemon never sends one
 	}
-	return e, answer(e)
+	return e, answer(e, want)
 }
 
 func fdOf(f *os.File) int {
@@ -75,7 +77,7 @@ func (c Client) Add(ctx context.Context, a Attachment, netns *os.File) (*Adding,
 	if err != nil {
 		return nil, err
 	}
-	e, err := conn.exchange(ctx, VerbAdd, a, fdOf(netns))
+	e, err := conn.exchange(ctx, VerbAdd, a, fdOf(netns), VerbRules)
 	if err != nil {
 		conn.Close()
 		return nil, unreachable(c.Socket, err)
@@ -92,7 +94,7 @@ func (c Client) Add(ctx context.Context, a Attachment, netns *os.File) (*Adding,
 // it has made the attachment durable and current. Without its answer the
 // attachment is not in force.
 func (a *Adding) Applied(ctx context.Context, done Applied) error {
-	if _, err := a.conn.exchange(ctx, VerbApplied, done, -1); err != nil {
+	if _, err := a.conn.exchange(ctx, VerbApplied, done, -1, VerbDone); err != nil {
 		return unreachable(a.sock, err)
 	}
 	return nil

@@ -178,10 +178,14 @@ func (r *rightsReader) close() {
 	}
 }
 
-// answer turns a received answer into an error, if it is one.
-func answer(e Envelope) error {
-	if e.Verb != VerbError {
+// answer turns a received answer into an error, unless its verb is want.
+func answer(e Envelope, want Verb) error {
+	switch e.Verb {
+	case want:
 		return nil
+	case VerbError:
+	default:
+		return Errorf(CodeInvalid, "answer %q: want %s", e.Verb, want)
 	}
 	var re Error
 	if err := e.Decode(&re); err != nil {
