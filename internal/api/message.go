@@ -88,6 +88,8 @@ type Applied struct {
 	Epoch      ruleset.Epoch `json:"epoch"`
 	Generation uint32        `json:"generation"` // of the namespace's nftables, after the transaction
 	Took       time.Duration `json:"took"`       // nanoseconds
+	// Others are the epochs of the namespace's other attachments.
+	Others []ruleset.Epoch `json:"others,omitempty"`
 }
 
 // GC names the attachments of a network that still exist; the others of the same

@@ -131,7 +131,7 @@ func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, origin
 	lines = append(lines,
 		Line{Conds: []Cond{is(KeyDirection, DirectOriginal)}, Verdict: goTo(l.name(original.block()))},
 		Line{Conds: []Cond{is(KeyDirection, DirectReply)}, Verdict: goTo(l.name(reply.block()))},
-		Line{Counter: l.counter(l.name("untracked")), Verdict: drop(), Comment: "belongs to no connection"})
+		Line{Counter: l.counter(UntrackedCounter(l.table.Interface)), Verdict: drop(), Comment: "belongs to no connection"})
 	l.add(Block{Name: l.name(name), Hook: h, Lines: lines})
 }
 

@@ -51,7 +51,7 @@ func (w *walk) end(a Action, isolating []Ref) {
 	} else {
 		l := Line{Verdict: w.verdict(Drop, "")}
 		if !w.side.unseen {
-			l.Counter = w.counter(w.name(w.side.dir.String(), "drop"))
+			l.Counter = w.counter(DropCounter(w.table.Interface, w.side.dir))
 			l.Comment = note("no rule accepts it" + isolatedBy(isolating))
 		}
 		w.line(l)
@@ -123,20 +123,34 @@ func (w *walk) tier(t Tier, next string) {
 	}
 }
 
-// rule returns the lines of r, and adds its counter and sets.
-func (w *walk) rule(tier string, r Rule, next string) []ruleLine {
-	id := []string{w.side.dir.String(), tier, ident(r.Origin.Name, maxName), fmt.Sprint(r.Index)}
+// CounterOf is the name of the counter of rule r in a tier of direction d.
+func CounterOf(iface string, d Direction, tier string, r Rule) string {
+	id := []string{d.String(), tier, ident(r.Origin.Name, maxName), fmt.Sprint(r.Index)}
 	if r.Origin.Namespace != "" {
 		id = slices.Insert(id, 2, ident(r.Origin.Namespace, maxNamespace))
 	}
+	return Prefix(iface) + strings.Join(id, "/")
+}
+
+// DropCounter is the name of the counter of the flows of direction d that no
+// rule accepted.
+func DropCounter(iface string, d Direction) string { return Prefix(iface) + d.String() + "/drop" }
+
+// UntrackedCounter is the name of the counter of packets that belong to no
+// connection.
+func UntrackedCounter(iface string) string { return Prefix(iface) + "untracked" }
+
+// rule returns the lines of r, and adds its counter and sets.
+func (w *walk) rule(tier string, r Rule, next string) []ruleLine {
+	id := CounterOf(w.table.Interface, w.side.dir, tier, r)
 	base := Line{
-		Counter: w.counter(w.name(id...)),
+		Counter: w.counter(id),
 		Verdict: w.verdict(r.Action, next),
 		Comment: note(fmt.Sprintf("%s %s %s[%d]", r.Origin.Kind, r.Origin, w.side.dir, r.Index)),
 	}
 	var lines []ruleLine
 	for i, m := range r.Matches {
-		for _, conds := range w.peers(m.Peers, fmt.Sprintf("%s.%d", w.name(id...), i)) {
+		for _, conds := range w.peers(m.Peers, fmt.Sprintf("%s.%d", id, i)) {
 			for _, p := range m.Ports {
 				if p.Proto == 0 {
 					continue

@@ -1,0 +1,19 @@
+// Package reconcile keeps the firewalls of a node's attachments what policy says.
+//
+//	 source ──SetWorld──▶ ┌────────┐ ──compile──▶ rule set ──nft.Apply──▶ kernel
+//	 plugin ──Add, Del──▶ │ Keeper │
+//	kernel ◀──sweep────── └────────┘ ──records──▶ store
+//
+// Whatever changes moves the Keeper's version by one. A round compiles every
+// attachment's rule set from the state at one version and writes those that
+// differ, each in one transaction; rounds never overlap, and changes that arrive
+// during one are taken together by the next.
+//
+// # Contract
+//
+// An attachment's rules are always those of some version, never older than ones
+// that stood before. When Finish returns, the attachment is in the store, its
+// rules are those of a version that has it, and every other local pod's rules
+// know its addresses. Nothing here removes a rule: an attachment that is
+// forgotten keeps its rules until its namespace goes.
+package reconcile

@@ -1,0 +1,215 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/daemon/store"
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/nft"
+	"github.com/podwall/podwall/internal/policy"
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// A Store keeps what must outlive the daemon.
+type Store interface {
+	PutMany([]store.Record) error
+	Delete(api.Key) error
+}
+
+// A Kernel is what the Keeper needs of package nft.
+type Kernel struct {
+	Apply      func(netns int, iface string, rs ruleset.RuleSet, last *nft.Known) (nft.Known, bool, error)
+	Check      func(netns int, iface string, known nft.Known) ([]string, uint32, error)
+	Counters   func(netns int) (map[string]nft.Count, error)
+	Generation func(netns int) (uint32, error)
+}
+
+// RealKernel is the kernel that this process runs on.
+var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation}
+
+// A Keeper keeps the firewalls of this node's attachments. Its exported fields
+// are set before the first call and not changed afterwards; its methods may be
+// called from any goroutine.
+type Keeper struct {
+	Store  Store
+	Kernel Kernel
+	Log    *slog.Logger
+	// Node is this node's name in the cluster.
+	Node string
+	// NodeAddresses returns the addresses that this node has right now.
+	NodeAddresses func() ([]netip.Addr, error)
+	// NodeEgressByPolicy subjects traffic from pods to their own node to policy.
+	NodeEgressByPolicy bool
+	// Parallel is how many namespaces are written to at once; at least 1.
+	Parallel int
+
+	kick chan struct{} // holds one token while there is a version to work on
+
+	mu          sync.Mutex // guards what follows
+	world       source.World
+	synced      time.Time // of the last World; zero before the first
+	attachments map[api.Key]*attachment
+	version     uint64        // of everything that rule sets depend on
+	done        uint64        // the version that the last round reached
+	roundDone   chan struct{} // closed, and replaced, at the end of each round
+	compiled    *policy.World // of version compiledAt
+	compiledAt  uint64
+	nodeAddrs   []netip.Addr
+}
+
+// New returns a Keeper without attachments, for its fields to be set.
+func New() *Keeper {
+	return &Keeper{
+		Parallel:    8,
+		kick:        make(chan struct{}, 1),
+		attachments: map[api.Key]*attachment{},
+		roundDone:   make(chan struct{}),
+	}
+}
+
+// changed says that something rule sets depend on is different now. k.mu is held.
+func (k *Keeper) changed() {
+	k.version++
+	k.wake()
+}
+
+// wake asks for a round.
+func (k *Keeper) wake() {
+	select {
+	case k.kick <- struct{}{}:
+	default: // a round is due already
+	}
+}
+
+// SetWorld makes w the policy to enforce, from the next round on.
+func (k *Keeper) SetWorld(w source.World) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.world, k.synced = w, time.Now()
+	k.changed()
+}
+
+// Restore takes over the attachments of an earlier run of the daemon. The
+// kernel is not touched: the first round looks at what stands there.
+func (k *Keeper) Restore(records []store.Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, r := range records {
+		k.attachments[r.Key] = &attachment{record: r, restored: true, status: pending(r, "the daemon has just started")}
+	}
+	k.changed()
+}
+
+// errNotSynced is what ADD gets before the source has delivered.
+var errNotSynced = api.Errorf(api.CodeUnavailable, "podwalld has not read its policies yet")
+
+// Synced returns an error that says what is missing until the source has
+// delivered a World and a round has brought every attachment up to it.
+func (k *Keeper) Synced() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.synced.IsZero():
+		return errNotSynced
+	case k.done == 0:
+		return api.Errorf(api.CodeUnavailable, "podwalld is still looking at the pods that were here before it")
+	}
+	return nil
+}
+
+// Run works until ctx ends: a round whenever something changed, and a sweep
+// every interval.
+func (k *Keeper) Run(ctx context.Context, interval time.Duration) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C: // look for what nobody told us
+			k.sweep(ctx)
+		case <-k.kick: // something changed
+			k.round(ctx)
+		}
+	}
+}
+
+// waitFor blocks until a round has reached version v or ctx ends.
+func (k *Keeper) waitFor(ctx context.Context, v uint64) error {
+	for {
+		k.mu.Lock()
+		reached, next := k.done >= v, k.roundDone
+		k.mu.Unlock()
+		if reached {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the other pods' rules: %w", ctx.Err())
+		case <-next: // a round has ended
+		}
+	}
+}
+
+// Refresh reads the node's addresses again and, if they changed, starts a round.
+func (k *Keeper) Refresh() error {
+	addrs, err := k.NodeAddresses()
+	if err != nil {
+		return fmt.Errorf("list the node's addresses: %w", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !sameAddrs(k.nodeAddrs, addrs) {
+		k.Log.Info("the node's addresses changed", "addresses", addrs)
+		k.nodeAddrs = addrs
+		k.changed()
+	}
+	return nil
+}
+
+// Delete forgets an attachment, durably. One that is not known is no error. The
+// rules stay with the namespace.
+func (k *Keeper) Delete(key api.Key) error {
+	k.mu.Lock()
+	a := k.attachments[key]
+	if a != nil {
+		delete(k.attachments, key)
+		a.forget()
+		k.changed()
+	}
+	k.mu.Unlock()
+	if err := k.Store.Delete(key); err != nil {
+		return fmt.Errorf("forget %s: %w", key, err)
+	}
+	return nil
+}
+
+// Keep forgets the attachments of a network that are not in valid, as CNI GC
+// asks. It goes on after errors and returns them joined.
+func (k *Keeper) Keep(network string, valid []api.Key) error {
+	keep := map[api.Key]bool{}
+	for _, v := range valid {
+		keep[v] = true
+	}
+	k.mu.Lock()
+	var gone []api.Key
+	for key, a := range k.attachments {
+		if a.record.Network == network && !keep[key] && !a.adding {
+			gone = append(gone, key)
+		}
+	}
+	k.mu.Unlock()
+	var errs []error
+	for _, key := range gone {
+		k.Log.Info("forget an attachment the runtime does not know", "attachment", key.String(), "network", network)
+		errs = append(errs, k.Delete(key))
+	}
+	return errors.Join(errs...)
+}

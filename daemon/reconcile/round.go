@@ -1,0 +1,180 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/podwall/podwall/daemon/store"
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/nft"
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// errOtherNetns says that an attachment's namespace is not there any more.
+var errOtherNetns = errors.New("the namespace is gone")
+
+// A job is one attachment's rule set at one version.
+type job struct {
+	a       *attachment
+	rules   ruleset.RuleSet
+	version uint64
+}
+
+// round brings every attachment to the present version.
+func (k *Keeper) round(ctx context.Context) {
+	jobs, version, ok := k.plan()
+	if !ok {
+		return // nothing is enforced before the source has spoken
+	}
+	var g errgroup.Group
+	g.SetLimit(max(k.Parallel, 1))
+	for _, j := range jobs {
+		g.Go(func() error {
+			if ctx.Err() == nil {
+				k.carryOut(j)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // carryOut reports its own errors
+	k.save(jobs)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if ctx.Err() == nil {
+		k.done = version
+		close(k.roundDone)
+		k.roundDone = make(chan struct{})
+	}
+}
+
+// plan compiles the rule sets of all attachments and returns those to look at:
+// the ones that differ from what stands, or where that is not known.
+func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.synced.IsZero() {
+		return nil, 0, false
+	}
+	for _, a := range k.attachments {
+		if a.adding {
+			continue // its own ADD brings it up to date
+		}
+		rs := k.compile(a)
+		if a.restored {
+			a.restored = false
+			a.known = k.remembered(a.record, rs)
+		}
+		if a.known != nil && !a.look && a.status.State == api.StateEnforced && reflect.DeepEqual(a.known.Rules, rs) {
+			a.applied = k.version
+			continue
+		}
+		a.look = false
+		jobs = append(jobs, job{a: a, rules: rs, version: k.version})
+	}
+	return jobs, k.version, true
+}
+
+// remembered is what the store says to stand in the kernel, if that is rs. The
+// generation then tells whether it still does, without reading the rules.
+func (k *Keeper) remembered(r store.Record, rs ruleset.RuleSet) *nft.Known {
+	if r.Revision == "" || r.Revision != rs.Revision() {
+		return nil
+	}
+	known := &nft.Known{Rules: rs, Epoch: r.Epoch, Generation: r.Generation}
+	for _, o := range k.attachments {
+		if o.record.NetnsID == r.NetnsID && o.record.Key != r.Key {
+			known.Others = append(known.Others, o.record.Epoch)
+		}
+	}
+	return known
+}
+
+// carryOut makes one attachment's rules stand, and notes how that went.
+func (k *Keeper) carryOut(j job) {
+	netns, err := k.open(j.a)
+	if err == nil {
+		defer netns.Close()
+		err = k.write(j, int(netns.Fd()))
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errOtherNetns):
+		k.Log.Info("forget an attachment whose namespace is gone", "pod", j.a.record.Pod(), "attachment", j.a.record.Key.String())
+		if err := k.Delete(j.a.record.Key); err != nil {
+			k.Log.Error("forget an attachment", "error", err)
+		}
+	default:
+		k.failed(j.a, err)
+	}
+}
+
+// write makes j's rules stand in the namespace, unless newer ones do.
+func (k *Keeper) write(j job, netns int) error {
+	a := j.a
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	k.mu.Lock()
+	last, stale := a.known, a.gone || a.applied > j.version
+	k.mu.Unlock()
+	if stale {
+		return nil
+	}
+	start := time.Now()
+	now, wrote, err := k.Kernel.Apply(netns, a.record.Interface, j.rules, last)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if wrote {
+		k.Log.Debug("rules applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "epoch", now.Epoch, "took", time.Since(start))
+		a.record.AppliedAt, a.record.Took = stamp(), time.Since(start)
+		if last != nil && reflect.DeepEqual(last.Rules, j.rules) {
+			k.Log.Warn("the rules had been changed by somebody else and are repaired", "pod", a.record.Pod(), "attachment", a.record.Key.String())
+		}
+	}
+	k.enforced(a, now, j.version)
+	return nil
+}
+
+// enforced notes what stands in the kernel. k.mu is held.
+func (k *Keeper) enforced(a *attachment, now nft.Known, version uint64) {
+	a.known, a.applied = &now, version
+	a.record.Epoch, a.record.Generation = now.Epoch, now.Generation
+	a.record.Revision = now.Rules.Revision()
+	r := a.record
+	a.status = api.AttachmentStatus{State: api.StateEnforced, Revision: r.Revision, Epoch: r.Epoch, AppliedAt: r.AppliedAt, Took: r.Took}
+}
+
+// failed notes that the rules could not be made to stand, and that what does is
+// not known any more.
+func (k *Keeper) failed(a *attachment, err error) {
+	k.Log.Error("rules not applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "error", err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a.known = nil
+	a.status.State, a.status.Message = api.StateError, err.Error()
+}
+
+// save stores the records of the attachments that a round looked at.
+func (k *Keeper) save(jobs []job) {
+	k.mu.Lock()
+	var records []store.Record
+	for _, j := range jobs {
+		if !j.a.gone && j.a.status.State == api.StateEnforced {
+			records = append(records, j.a.record)
+		}
+	}
+	k.mu.Unlock()
+	if len(records) == 0 {
+		return
+	}
+	// Not having them costs a look at the kernel after the next start, no more.
+	if err := k.Store.PutMany(records); err != nil {
+		k.Log.Error("store what was applied", "error", err)
+	}
+}

@@ -1,0 +1,159 @@
+package reconcile
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/podwall/podwall/internal/policy"
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// A podID names a pod as manifests do. The UID may be empty on either side.
+type podID struct{ namespace, name string }
+
+func (a *attachment) pod() podID {
+	if a.record.Name == "" {
+		// Nobody said whose it is: a pod of its own, which no manifest can be.
+		return podID{a.record.Namespace, a.record.Key.String()}
+	}
+	return podID{a.record.Namespace, a.record.Name}
+}
+
+// compile returns a's rule set at the present version. k.mu is held.
+func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
+	w := k.policy()
+	return w.Compile(policy.Target{
+		Pod:                k.podOf(w, a),
+		Addresses:          a.record.Addresses,
+		Node:               k.node(w),
+		NodeEgressByPolicy: k.NodeEgressByPolicy,
+		Adopted:            a.record.Adopted,
+	})
+}
+
+// policy returns the world that rule sets are compiled from. k.mu is held.
+func (k *Keeper) policy() *policy.World {
+	if k.compiled == nil || k.compiledAt != k.version {
+		s := k.world.Snapshot
+		s.Pods = k.pods()
+		k.compiled, k.compiledAt = policy.New(s), k.version
+	}
+	return k.compiled
+}
+
+// podOf returns the pod that a belongs to.
+func (k *Keeper) podOf(w *policy.World, a *attachment) policy.Pod {
+	id := a.pod()
+	if p, ok := w.Pod(id.namespace, id.name); ok && sameUID(p.UID, a.record.UID) {
+		return p
+	}
+	return k.unlisted(a)
+}
+
+// unlisted is a pod that the source does not know: without labels.
+func (k *Keeper) unlisted(a *attachment) policy.Pod {
+	id := a.pod()
+	return policy.Pod{Namespace: id.namespace, Name: id.name, UID: a.record.UID, Node: k.Node, Addresses: a.record.Addresses}
+}
+
+// sameUID reports whether two UIDs can be of one pod: StatefulSets give a new
+// pod its predecessor's name, so a name alone is not enough where both are known.
+func sameUID(a, b string) bool { return a == "" || b == "" || a == b }
+
+// node returns the addresses of this node: those it has, and those its Node
+// object says it has.
+func (k *Keeper) node(w *policy.World) []netip.Addr {
+	addrs := slices.Clone(k.nodeAddrs)
+	if n, ok := w.Node(k.Node); ok {
+		addrs = append(addrs, n.Addresses...)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+// pods returns the source's pods as this node knows better: pods attached here
+// have the addresses that ADD gave them, no other pod has those, and attached
+// pods that the source does not know exist too.
+func (k *Keeper) pods() []policy.Pod {
+	local := map[podID][]*attachment{}
+	taken := map[netip.Addr]bool{}
+	for _, a := range k.attachments {
+		local[a.pod()] = append(local[a.pod()], a)
+		for _, addr := range a.record.Addresses {
+			taken[addr] = true
+		}
+	}
+	pods := make([]policy.Pod, 0, len(k.world.Pods)+len(local))
+	for _, p := range k.world.Pods {
+		id := podID{p.Namespace, p.Name}
+		mine, others := split(local[id], p.UID)
+		switch {
+		case len(mine) > 0:
+			p.Addresses, p.Node, p.HostNetwork = addressesOf(mine), k.Node, false
+			local[id] = others
+		case slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return taken[a] }):
+			p.Addresses = slices.DeleteFunc(slices.Clone(p.Addresses), func(a netip.Addr) bool { return taken[a] })
+		}
+		pods = append(pods, p)
+	}
+	named := map[podID]bool{}
+	for _, p := range k.world.Pods {
+		named[podID{p.Namespace, p.Name}] = true
+	}
+	for id, as := range local {
+		pods = append(pods, k.strangers(as, named[id])...)
+	}
+	return pods
+}
+
+// strangers returns the pods of attachments that share a name which the source
+// does not know, or knows as another pod's: one for each UID. At most one of
+// them may bear the name; the others get one that no pod can have.
+func (k *Keeper) strangers(as []*attachment, nameTaken bool) []policy.Pod {
+	slices.SortFunc(as, func(a, b *attachment) int { return cmp.Compare(a.record.UID, b.record.UID) })
+	var pods []policy.Pod
+	for len(as) > 0 {
+		uid := as[0].record.UID
+		end := slices.IndexFunc(as, func(a *attachment) bool { return a.record.UID != uid })
+		if end < 0 {
+			end = len(as)
+		}
+		p := k.unlisted(as[0])
+		p.Addresses = addressesOf(as[:end])
+		if nameTaken {
+			p.Name += "/" + uid
+		}
+		pods, as, nameTaken = append(pods, p), as[end:], true
+	}
+	return pods
+}
+
+// split divides attachments into those of the pod with this UID and the others.
+func split(as []*attachment, uid string) (mine, others []*attachment) {
+	for _, a := range as {
+		if sameUID(a.record.UID, uid) {
+			mine = append(mine, a)
+		} else {
+			others = append(others, a)
+		}
+	}
+	return mine, others
+}
+
+func addressesOf(as []*attachment) []netip.Addr {
+	var addrs []netip.Addr
+	for _, a := range as {
+		addrs = append(addrs, a.record.Addresses...)
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+// sameAddrs reports whether two lists hold the same addresses in any order.
+func sameAddrs(a, b []netip.Addr) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.SortFunc(a, netip.Addr.Compare)
+	slices.SortFunc(b, netip.Addr.Compare)
+	return slices.Equal(slices.Compact(a), slices.Compact(b))
+}
