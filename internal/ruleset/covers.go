@@ -79,7 +79,7 @@ func (m Match) covers(peers Peers, ports Ports) bool {
 // covers reports whether every flow in q is in p.
 func (p Ports) covers(q Ports) bool {
 	switch {
-	case q.Proto == 0 || p.Proto == AnyProto:
+	case q.none() || p.Proto == AnyProto:
 		return true
 	case p.Proto != q.Proto:
 		return false

@@ -169,6 +169,11 @@ func ident(s string, max int) string {
 		!strings.HasPrefix(s, hashMark) {
 		return s
 	}
+	return digest(s)
+}
+
+// digest is a name that begins with a letter, and that no other string gets.
+func digest(s string) string {
 	return fmt.Sprintf("%s%x", hashMark, sha256.Sum256([]byte(s)))[:len(hashMark)+24]
 }
 
@@ -176,8 +181,9 @@ func ident(s string, max int) string {
 // as long as these for the whole to stay below the kernel's 255 bytes.
 const (
 	maxInterface = 15
+	maxTier      = 8
 	maxNamespace = 63
-	maxName      = 120
+	maxName      = 90
 	hashMark     = "x-sha256-"
 )
 

@@ -11,33 +11,35 @@ import (
 type walk struct {
 	*lowerer
 	side  side
-	block Block // being filled
+	block Block          // being filled
+	rules map[string]int // how often a rule of this name was met
 }
 
 // chain adds the blocks that judge s. All tiers stand in one block, in order,
 // but those behind a tier with Pass rules: these get a block of their own, which
 // is where Pass goes.
 func (l *lowerer) chain(s side) {
-	w := walk{lowerer: l, side: s, block: Block{Name: l.name(s.block())}}
+	w := walk{lowerer: l, side: s, block: Block{Name: l.name(s.block())}, rules: make(map[string]int)}
 	c := l.rs.Chain(s.dir)
 	for _, t := range c.Tiers {
 		next := ""
 		if slices.ContainsFunc(t.Rules, func(r Rule) bool { return r.Action == Pass }) {
-			next = l.name(s.block(), "after-"+t.Name)
+			next = l.name(s.block(), "after-"+ident(t.Name, maxTier))
 		}
 		w.tier(t, next)
 		switch {
-		case t.Default == Accept:
-			w.end(Accept, nil)
-			return
-		case t.Default == Drop:
-			w.end(Drop, t.Selected)
-			return
-		case next != "":
+		case t.Default != Pass:
+			w.end(t.Default, t.Selected)
+			if next == "" {
+				return
+			}
+		case next == "":
+			continue
+		default:
 			w.line(Line{Verdict: goTo(next)})
-			l.add(w.block)
-			w.block = Block{Name: next}
+			w.add(w.block)
 		}
+		w.block = Block{Name: next}
 	}
 	w.end(c.Default, nil)
 }
@@ -118,14 +120,14 @@ func (w *walk) tier(t Tier, next string) {
 		for _, r := range rest[:end] {
 			lines = append(lines, w.rule(t.Name, r, next)...)
 		}
-		w.run(fmt.Sprintf("%s.%d", t.Name, n), lines)
+		w.run(fmt.Sprintf("%s.%d", ident(t.Name, maxTier), n), lines)
 		rest = rest[end:]
 	}
 }
 
 // CounterOf is the name of the counter of rule r in a tier of direction d.
 func CounterOf(iface string, d Direction, tier string, r Rule) string {
-	id := []string{d.String(), tier, ident(r.Origin.Name, maxName), fmt.Sprint(r.Index)}
+	id := []string{d.String(), ident(tier, maxTier), ident(r.Origin.Name, maxName), fmt.Sprint(r.Index)}
 	if r.Origin.Namespace != "" {
 		id = slices.Insert(id, 2, ident(r.Origin.Namespace, maxNamespace))
 	}
@@ -148,16 +150,20 @@ func (w *walk) rule(tier string, r Rule, next string) []ruleLine {
 		Verdict: w.verdict(r.Action, next),
 		Comment: note(fmt.Sprintf("%s %s %s[%d]", r.Origin.Kind, r.Origin, w.side.dir, r.Index)),
 	}
+	sets := id
+	if n := w.rules[id]; n > 0 { // rules of one name may share a counter, never a set
+		sets = fmt.Sprintf("%s-%d", id, n)
+	}
+	w.rules[id]++
 	var lines []ruleLine
 	for i, m := range r.Matches {
-		for _, conds := range w.peers(m.Peers, fmt.Sprintf("%s.%d", id, i)) {
+		for _, conds := range w.peers(m.Peers, fmt.Sprintf("%s.%d", sets, i)) {
 			for _, p := range m.Ports {
-				if p.Proto == 0 {
-					continue
+				if !p.none() {
+					l := base
+					l.Conds = conds
+					lines = append(lines, ruleLine{ports: p, line: l})
 				}
-				l := base
-				l.Conds = conds
-				lines = append(lines, ruleLine{ports: p, line: l})
 			}
 		}
 	}

@@ -126,6 +126,10 @@ var AnyPort = Ports{Proto: AnyProto}
 // whole reports whether the range leaves out no port of the protocol.
 func (p Ports) whole() bool { return !p.Proto.HasPorts() || (p.First == 0 && p.Last == 65535) }
 
+// none reports whether no packet matches p: a range that ends before it begins
+// is as empty as the zero Ports.
+func (p Ports) none() bool { return p.Proto == 0 || (p.Proto.HasPorts() && p.First > p.Last) }
+
 // Contains reports whether a flow of proto to port matches.
 func (p Ports) Contains(proto Proto, port uint16) bool {
 	switch {

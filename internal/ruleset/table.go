@@ -22,7 +22,13 @@ type Table struct {
 const TableName = "podwall"
 
 // Prefix starts the names of all objects of the attachment on interface iface.
-func Prefix(iface string) string { return ident(iface, maxInterface) + "/" }
+// nft reads no name that begins with anything but a letter.
+func Prefix(iface string) string {
+	if s := ident(iface, maxInterface); 'a' <= s[0]|0x20 && s[0]|0x20 <= 'z' {
+		return s + "/"
+	}
+	return digest(iface) + "/"
+}
 
 // AcceptBlock ends the name of the one block of each attachment that stamps
 // connections with its epoch.
