@@ -3,7 +3,6 @@ package policy
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/podwall/podwall/internal/ruleset"
 )
@@ -63,10 +62,19 @@ func node(addrs []netip.Addr) []ruleset.Tier {
 	}}
 }
 
+// peersAt is the set of addrs.
 func peersAt(addrs []netip.Addr) ruleset.Peers {
 	prefixes := make([]netip.Prefix, len(addrs))
 	for i, a := range addrs {
 		prefixes[i] = single(a)
+	}
+	return newPeers(prefixes)
+}
+
+// newPeers is ruleset.NewPeers, with the one way to write nobody.
+func newPeers(prefixes []netip.Prefix) ruleset.Peers {
+	if len(prefixes) == 0 {
+		return ruleset.Peers{}
 	}
 	return ruleset.NewPeers(prefixes)
 }
@@ -130,10 +138,8 @@ func (w *World) matchesOf(d ruleset.Direction, r *Rule, pod *Pod) []ruleset.Matc
 		return m
 	}
 	m := match(w.peersOf(r.Peers), numbers(r.Ports, &Pod{}))
-	for _, p := range r.Ports {
-		if p.named() {
-			m = append(m, w.namedMatches(r.Peers, p)...)
-		}
+	if slices.ContainsFunc(r.Ports, Port.named) {
+		m = append(m, w.namedMatches(r.Peers, r.Ports)...)
 	}
 	w.matches[r] = m
 	return m
@@ -151,11 +157,9 @@ func (p Port) named() bool { return p.Name != "" }
 
 // numbers returns ports with pod's numbers for the named ones, sorted.
 func numbers(ports []Port, pod *Pod) []ruleset.Ports {
-	var list []ruleset.Ports
+	list := pod.numbers(ports)
 	for _, p := range ports {
-		if p.named() {
-			list = append(list, pod.numbers(p)...)
-		} else if p.Ports.Proto != 0 {
+		if !p.named() && p.Ports.Proto != 0 {
 			list = append(list, p.Ports)
 		}
 	}
@@ -163,12 +167,14 @@ func numbers(ports []Port, pod *Pod) []ruleset.Ports {
 	return slices.Compact(list)
 }
 
-// numbers returns what pod calls by the name of p.
-func (pod *Pod) numbers(p Port) []ruleset.Ports {
+// numbers returns what pod calls by the names among ports.
+func (pod *Pod) numbers(ports []Port) []ruleset.Ports {
 	var list []ruleset.Ports
-	for _, q := range pod.Ports {
-		if q.Name == p.Name && q.Proto == p.Ports.Proto {
-			list = append(list, ruleset.Ports{Proto: q.Proto, First: q.Port, Last: q.Port})
+	for _, p := range ports {
+		for _, q := range pod.Ports {
+			if p.named() && q.Name == p.Name && q.Proto == p.Ports.Proto {
+				list = append(list, ruleset.Ports{Proto: q.Proto, First: q.Port, Last: q.Port})
+			}
 		}
 	}
 	return list
@@ -209,17 +215,14 @@ func (w *World) resolve(list []Peer) ruleset.Peers {
 			}
 		}
 	}
-	if len(prefixes) == 0 {
-		return ruleset.Peers{}
-	}
-	return ruleset.NewPeers(prefixes)
+	return newPeers(prefixes)
 }
 
-// namedMatches returns what meets the named port p at any of list: one Match for
-// each number that pods give the name, with the pods that do. Blocks of
+// namedMatches returns what meets the named ones of ports at any of list: one
+// Match for each number that pods give a name, with the pods that do. Blocks of
 // addresses have no names for ports.
-func (w *World) namedMatches(list []Peer, p Port) []ruleset.Match {
-	key := string(strconv.AppendQuote(strconv.AppendUint(nil, uint64(p.Ports.Proto), 10), p.Name)) + peersKey(list)
+func (w *World) namedMatches(list []Peer, ports []Port) []ruleset.Match {
+	key := namesKey(ports) + peersKey(list)
 	if m, ok := w.named[key]; ok {
 		return m
 	}
@@ -230,7 +233,7 @@ func (w *World) namedMatches(list []Peer, p Port) []ruleset.Match {
 			set = PodSet{Namespaces: Selector{All: true}, Pods: Selector{All: true}}
 		}
 		for _, pod := range w.pods(set) {
-			for _, n := range pod.numbers(p) {
+			for _, n := range pod.numbers(ports) {
 				users[n] = append(users[n], pod.Addresses...)
 			}
 		}

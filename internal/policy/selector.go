@@ -131,3 +131,15 @@ func peersKey(list []Peer) string {
 	slices.Sort(keys)
 	return strings.Join(slices.Compact(keys), "\n")
 }
+
+// namesKey is equal for lists that hold the same named ports in any order.
+func namesKey(ports []Port) string {
+	var keys []string
+	for _, p := range ports {
+		if p.named() {
+			keys = append(keys, p.Ports.Proto.String()+strconv.Quote(p.Name))
+		}
+	}
+	slices.Sort(keys)
+	return strings.Join(slices.Compact(keys), " ")
+}
