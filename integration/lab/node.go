@@ -112,7 +112,11 @@ func (n *Node) wire() (err error) {
 // the internet.
 func (n *Node) AddWorld(addrs ...netip.Addr) error {
 	for _, a := range addrs {
-		if _, err := n.World.RunErr(fmt.Sprintf("ip addr add %s dev lo", netip.PrefixFrom(a, a.BitLen()))); err != nil {
+		add := fmt.Sprintf("ip addr add %s dev lo", netip.PrefixFrom(a, a.BitLen()))
+		if a.Is6() {
+			add += " nodad" // usable when the command returns
+		}
+		if _, err := n.World.RunErr(add); err != nil {
 			return err
 		}
 	}

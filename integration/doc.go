@@ -1,0 +1,15 @@
+// Package integration tests podwall from outside: the built binaries, on real
+// network namespaces, with real packets.
+//
+//	policy_test.go      what a NetworkPolicy means, case by case (testdata/policies)
+//	lifecycle_test.go   what a runtime does to pods, in every order
+//	revocation_test.go  what becomes of open connections when policy changes
+//	chaos_test.go       podwalld killed at random instants
+//	bench_test.go       what podwall costs
+//
+// # Contract
+//
+// Everything happens on a private machine of package lab; nothing is left behind
+// and nothing of the host is touched. What is found denied was seen to pass
+// without the policy. Tests need the binaries of make build.
+package integration
