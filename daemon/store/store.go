@@ -1,6 +1,11 @@
 // Package store remembers what the daemon must not forget: the attachments of
 // this node and the last good policy files, in a bbolt file.
 //
+//	meta         header ──▶ {schema, boot id, tally of each table}
+//	attachments  container id NUL interface ──▶ seal, Record as JSON
+//	files        name ──▶ seal, content
+//	quarantine   table NUL key ──▶ what was found
+//
 // # Contract
 //
 // When a call that writes returns nil, the change is on disk: a kill or a power
@@ -11,8 +16,14 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/ruleset"
@@ -52,44 +63,149 @@ func (e *RecordError) Error() string { return fmt.Sprintf("record of %s: %v", e.
 func (e *RecordError) Unwrap() error { return e.Err }
 
 // A Store is an open database. Its methods may be called at the same time.
-type Store struct{}
+type Store struct {
+	path  string
+	file  *os.File // locked; bbolt closes it
+	db    *bolt.DB
+	notes []string
+	bad   []*RecordError // found by Open
+	// failed is set once bbolt panicked: its locks may be held for ever, so it
+	// is not called again.
+	failed atomic.Bool
+}
 
-// Open opens the database at path, and makes it and its directory if they are
-// not there.
-func Open(path string) (*Store, error) { return &Store{}, nil }
+// Close closes the database. Again is harmless.
+func (s *Store) Close() error {
+	if s.failed.Load() || s.db == nil {
+		return ignoreClosed(s.file.Close())
+	}
+	return s.db.Close()
+}
 
-// Close closes the database.
-func (s *Store) Close() error { return nil }
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
 
 // Note says what happened when the database was opened, for people; it is empty
 // if nothing did.
-func (s *Store) Note() string { return "" }
+func (s *Store) Note() string { return strings.Join(s.notes, "; ") }
 
 // Status describes the database.
-func (s *Store) Status() api.StoreStatus { return api.StoreStatus{} }
+func (s *Store) Status() api.StoreStatus {
+	st := api.StoreStatus{Path: s.path, Note: s.Note()}
+	if fi, err := os.Stat(s.path); err == nil {
+		st.Bytes = fi.Size()
+	}
+	return st
+}
 
 // Put stores r, durably, in place of the record of the same key.
 func (s *Store) Put(r Record) error { return s.PutMany([]Record{r}) }
 
 // PutMany stores all of rs or, on error, none.
-func (s *Store) PutMany(rs []Record) error { return nil }
+func (s *Store) PutMany(rs []Record) error {
+	if len(rs) == 0 {
+		return nil
+	}
+	return s.update("put "+subject(rs), func(t *txn) error {
+		for _, r := range rs {
+			key, value, err := encode(r)
+			if err != nil {
+				return err
+			}
+			if err := t.put(attachments, key, value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func subject(rs []Record) string {
+	if len(rs) == 1 {
+		return "record " + rs[0].Key.String()
+	}
+	return fmt.Sprintf("%d records", len(rs))
+}
 
 // Delete forgets the record of k. A record that is not there is no error.
-func (s *Store) Delete(k api.Key) error { return nil }
+func (s *Store) Delete(k api.Key) error {
+	return s.update("delete record "+k.String(), func(t *txn) error {
+		return t.delete(attachments, recordKey(k))
+	})
+}
 
-// All returns the records, ordered by key, and an error for each one that was
-// put into quarantine since Open.
-func (s *Store) All() ([]Record, []*RecordError, error) { return nil, nil, nil }
+// All returns the records, ordered by key, and an error for each one that Open
+// put into quarantine.
+func (s *Store) All() ([]Record, []*RecordError, error) {
+	var rs []Record
+	err := s.view("read records", func(t *txn) error {
+		return t.each(attachments, func(key, value []byte) error {
+			r, err := decode(key, value)
+			rs = append(rs, r)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return rs, s.bad, nil
+}
 
 // BootID is the id that SetBoot stored last, empty if there is none.
-func (s *Store) BootID() (string, error) { return "", nil }
+func (s *Store) BootID() (string, error) {
+	var id string
+	err := s.view("read boot id", func(t *txn) error {
+		id = t.head.Boot
+		return nil
+	})
+	return id, err
+}
 
 // SetBoot stores the id of the machine's boot that the records are from.
-func (s *Store) SetBoot(id string) error { return nil }
+func (s *Store) SetBoot(id string) error {
+	return s.update("write boot id", func(t *txn) error {
+		t.head.Boot = id
+		return nil
+	})
+}
 
 // Files returns the file contents that SaveFiles stored.
-func (s *Store) Files() (map[string][]byte, error) { return nil, nil }
+func (s *Store) Files() (map[string][]byte, error) {
+	contents := map[string][]byte{}
+	err := s.view("read files", func(t *txn) error {
+		return t.each(files, func(key, value []byte) error {
+			contents[string(key)] = append([]byte{}, value...)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return contents, nil
+}
 
 // SaveFiles stores the contents by name in one transaction. A nil content
 // deletes.
-func (s *Store) SaveFiles(contents map[string][]byte) error { return nil }
+func (s *Store) SaveFiles(contents map[string][]byte) error {
+	if len(contents) == 0 {
+		return nil
+	}
+	return s.update(fmt.Sprintf("write %d files", len(contents)), func(t *txn) error {
+		for name, content := range contents {
+			var err error
+			if content == nil {
+				err = t.delete(files, []byte(name))
+			} else {
+				err = t.put(files, []byte(name), content)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
