@@ -45,23 +45,22 @@ type Keeper struct {
 	Node string
 	// NodeAddresses returns the addresses that this node has right now.
 	NodeAddresses func() ([]netip.Addr, error)
-	// NodeEgressByPolicy subjects traffic from pods to their own node to policy.
-	NodeEgressByPolicy bool
 	// Parallel is how many namespaces are written to at once; at least 1.
 	Parallel int
 
 	kick chan struct{} // holds one token while there is a version to work on
 
-	mu          sync.Mutex // guards what follows
-	world       source.World
-	synced      time.Time // of the last World; zero before the first
-	attachments map[api.Key]*attachment
-	version     uint64        // of everything that rule sets depend on
-	done        uint64        // the version that the last round reached
-	roundDone   chan struct{} // closed, and replaced, at the end of each round
-	compiled    *policy.World // of version compiledAt
-	compiledAt  uint64
-	nodeAddrs   []netip.Addr
+	mu                 sync.Mutex // guards what follows
+	world              source.World
+	synced             time.Time // of the last World; zero before the first
+	attachments        map[api.Key]*attachment
+	version            uint64        // of everything that rule sets depend on
+	done               uint64        // the version that the last round reached
+	roundDone          chan struct{} // closed, and replaced, at the end of each round
+	compiled           *policy.World // of version compiledAt
+	compiledAt         uint64
+	nodeAddrs          []netip.Addr
+	nodeEgressByPolicy bool
 }
 
 // New returns a Keeper without attachments, for its fields to be set.
@@ -94,6 +93,17 @@ func (k *Keeper) SetWorld(w source.World) {
 	defer k.mu.Unlock()
 	k.world, k.synced = w, time.Now()
 	k.changed()
+}
+
+// SetNodeEgress says whether traffic from pods to their own node is subject to
+// policy. Otherwise it always passes.
+func (k *Keeper) SetNodeEgress(byPolicy bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.nodeEgressByPolicy != byPolicy {
+		k.nodeEgressByPolicy = byPolicy
+		k.changed()
+	}
 }
 
 // Restore takes over the attachments of an earlier run of the daemon. The
@@ -140,6 +150,9 @@ func (k *Keeper) Run(ctx context.Context, interval time.Duration) error {
 		}
 	}
 }
+
+// WaitReady blocks until ADD works or ctx ends, which is an error then.
+func (k *Keeper) WaitReady(ctx context.Context) error { return k.waitFor(ctx, 1) }
 
 // waitFor blocks until a round has reached version v or ctx ends.
 func (k *Keeper) waitFor(ctx context.Context, v uint64) error {

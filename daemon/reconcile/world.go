@@ -27,7 +27,7 @@ func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
 		Pod:                k.podOf(w, a),
 		Addresses:          a.record.Addresses,
 		Node:               k.node(w),
-		NodeEgressByPolicy: k.NodeEgressByPolicy,
+		NodeEgressByPolicy: k.nodeEgressByPolicy,
 		Adopted:            a.record.Adopted,
 	})
 }

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/podwall/podwall/conf/daemonconf"
+	"github.com/podwall/podwall/daemon/adopt"
+	"github.com/podwall/podwall/daemon/reconcile"
+	"github.com/podwall/podwall/daemon/server"
+	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/daemon/source/manifest"
+	"github.com/podwall/podwall/daemon/store"
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/nft"
+	"github.com/podwall/podwall/internal/queue"
+	"github.com/podwall/podwall/internal/version"
+)
+
+// How often the daemon looks for what nobody tells it.
+const (
+	sweepEvery = 5 * time.Second
+	adoptEvery = 30 * time.Second
+)
+
+// A daemon is the wiring of one podwalld.
+type daemon struct {
+	cfg   daemonconf.Config
+	read  func() (daemonconf.Config, error) // the configuration, again
+	level *slog.LevelVar
+	log   *slog.Logger
+
+	started time.Time
+	node    string
+	store   *store.Store
+	keeper  *reconcile.Keeper
+	source  source.Source
+}
+
+// run works until ctx ends.
+func (d *daemon) run(ctx context.Context) error {
+	d.started = time.Now().UTC()
+	if err := d.prepare(); err != nil {
+		return err
+	}
+	defer d.store.Close()
+	listener, err := server.Listen(d.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	d.log.Info("podwalld starts", "version", version.Version, "node", d.node, "socket", d.cfg.Socket)
+	// These are all the goroutines that last.
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.source.Run(ctx, d.keeper.SetWorld) })
+	g.Go(func() error { return d.keeper.Run(ctx, sweepEvery) })
+	g.Go(func() error { return d.serve(ctx, listener) })
+	g.Go(func() error { return d.serveMetrics(ctx) })
+	g.Go(func() error { return d.chores(ctx) })
+	g.Go(func() error { return d.announce(ctx) })
+	err = g.Wait()
+	d.log.Info("podwalld stops; every rule stays in place")
+	return err
+}
+
+// prepare opens what the daemon needs and takes over what an earlier run left.
+func (d *daemon) prepare() error {
+	var err error
+	if d.source, err = d.chooseSource(); err != nil {
+		return err
+	}
+	if d.node = d.cfg.NodeName; d.node == "" {
+		if d.node, err = os.Hostname(); err != nil {
+			return fmt.Errorf("ask for the host name: %w", err)
+		}
+	}
+	if err := privateDir(filepath.Dir(d.cfg.Socket)); err != nil {
+		return err
+	}
+	if d.store, err = store.Open(filepath.Join(d.cfg.StateDir, "state.db")); err != nil {
+		return err
+	}
+	if note := d.store.Note(); note != "" {
+		d.log.Warn("state.db", "note", note)
+	}
+	if m, ok := d.source.(*manifest.Source); ok {
+		m.Files = d.store
+	}
+	d.keeper = reconcile.New()
+	d.keeper.Store, d.keeper.Kernel, d.keeper.Log = d.store, reconcile.RealKernel, d.log
+	d.keeper.Node, d.keeper.NodeAddresses = d.node, nodeAddresses
+	d.keeper.SetNodeEgress(d.cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
+	if err := d.keeper.Refresh(); err != nil {
+		return err
+	}
+	if err := d.restore(); err != nil {
+		return errors.Join(err, d.store.Close())
+	}
+	d.drain()
+	d.adopt()
+	return nil
+}
+
+// chooseSource returns the one source that the configuration names.
+func (d *daemon) chooseSource() (source.Source, error) {
+	if d.cfg.PolicyDir == "" {
+		return nil, errors.New("policyDir is empty: name a directory of manifests with --policy-dir; this version reads policy from nowhere else")
+	}
+	return &manifest.Source{Dir: d.cfg.PolicyDir}, nil
+}
+
+// restore takes over the attachments in the store. After a reboot none of them
+// exists any more, though another namespace may have the number of one.
+func (d *daemon) restore() error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read the boot id: %w", err)
+	}
+	id := strings.TrimSpace(string(boot))
+	old, err := d.store.BootID()
+	if err != nil {
+		return err
+	}
+	records, broken, err := d.store.All()
+	if err != nil {
+		return err
+	}
+	for _, b := range broken {
+		d.log.Error("an attachment's record can't be read and is set aside", "error", b)
+	}
+	if old != "" && old != id {
+		d.log.Info("the machine was started again: forget the attachments from before", "attachments", len(records))
+		for _, r := range records {
+			if err := d.store.Delete(r.Key); err != nil {
+				return err
+			}
+		}
+		records = nil
+	}
+	d.keeper.Restore(records)
+	return d.store.SetBoot(id)
+}
+
+// drain honours the deletions that the plugin could not report.
+func (d *daemon) drain() {
+	if err := queue.Drain(queue.Dir(d.cfg.Socket), d.keeper.Delete); err != nil {
+		d.log.Error("queued deletions", "error", err)
+	}
+}
+
+// adopt takes over the pods that run without having met podwalld.
+func (d *daemon) adopt() {
+	tracked := func(netns int) bool {
+		counts, err := nft.Counters(netns)
+		return err == nil && len(counts) > 0
+	}
+	found, err := adopt.Find(d.cfg.CNICacheDir, time.Now().UTC(), tracked)
+	if err != nil {
+		d.log.Warn("pods to adopt", "error", err)
+	}
+	for _, r := range found {
+		if d.keeper.Adopt(r) {
+			d.log.Info("pod adopted", "pod", r.Pod(), "attachment", r.Key.String())
+		}
+	}
+}
+
+// chores does what has to be done now and then until ctx ends.
+func (d *daemon) chores(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP)
+	defer signal.Stop(hup)
+	tick := time.NewTicker(adoptEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup: // read the configuration again
+			d.reload()
+		case <-tick.C: // a DEL or an ADD may have missed the daemon
+			d.drain()
+			d.adopt()
+		}
+	}
+}
+
+// reload applies what can change while the daemon runs, and says what can't.
+func (d *daemon) reload() {
+	cfg, err := d.read()
+	if err != nil {
+		d.log.Error("configuration not read again; the old one holds", "error", err)
+		return
+	}
+	d.level.Set(cfg.LogLevel)
+	d.keeper.SetNodeEgress(cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
+	was := d.cfg
+	was.LogLevel, was.NodeEgress = cfg.LogLevel, cfg.NodeEgress
+	if was != cfg {
+		d.log.Warn("configuration read again: only logLevel and nodeEgress change without a restart")
+		return
+	}
+	d.log.Info("configuration read again")
+}
+
+func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
+	s := server.Server{
+		Handler: server.Handler{Keeper: d.keeper, Ready: d.keeper.Synced, Status: d.status},
+		Limits:  server.DefaultLimits,
+		Log:     d.log,
+	}
+	return s.Serve(ctx, l)
+}
+
+// announce tells systemd when the daemon is ready, and when it stops.
+func (d *daemon) announce(ctx context.Context) error {
+	if err := d.keeper.WaitReady(ctx); err != nil {
+		return nil // stopped before it was ready
+	}
+	d.log.Info("ready", "after", time.Since(d.started).Round(time.Millisecond), "attachments", d.keeper.Counts())
+	notify(d.log, "READY=1")
+	<-ctx.Done()
+	notify(d.log, "STOPPING=1")
+	return nil
+}
+
+// status is what `policyctl status` shows.
+func (d *daemon) status() api.Status {
+	objects, synced, problems := d.keeper.Source()
+	kind, location := d.source.Describe()
+	s := api.Status{
+		Ready: true, Version: version.Version, Node: d.node, StartedAt: d.started,
+		Source:      api.SourceStatus{Kind: kind, Location: location, Synced: !synced.IsZero(), SyncedAt: synced, Objects: objects},
+		Attachments: d.keeper.Counts(),
+		Store:       d.store.Status(),
+		Problems:    problems,
+	}
+	if err := d.keeper.Synced(); err != nil {
+		s.Ready, s.Reason = false, err.Error()
+	}
+	return s
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// nodeAddresses returns the addresses of this node's own interfaces, from which
+// its processes may reach a pod. Loopback addresses never come from outside a
+// pod, and link-local ones of IPv6 are each pod's own neighbour's.
+func nodeAddresses() ([]netip.Addr, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, a := range list {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(n.IP)
+		ip = ip.Unmap()
+		if !ok || ip.IsLoopback() || (ip.Is6() && ip.IsLinkLocalUnicast()) {
+			continue
+		}
+		addrs = append(addrs, ip)
+	}
+	return addrs, nil
+}
+
+// privateDir makes dir if need be, and refuses one that others may write to.
+func privateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", dir, err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("%s: want a directory, not a link or a file", dir)
+	case st.Uid != 0 || st.Mode&0o022 != 0:
+		return fmt.Errorf("%s: mode %#o, user %d: only root may be able to write there; try chmod go-w", dir, st.Mode&0o7777, st.Uid)
+	}
+	return nil
+}
+
+// notify tells systemd how the service is, if systemd asked for it
+// (sd_notify(3)).
+func notify(log *slog.Logger, state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err == nil {
+		_, err = c.Write([]byte(state))
+		_ = c.Close()
+	}
+	if err != nil {
+		log.Warn("systemd not notified", "state", state, "error", err)
+	}
+}
