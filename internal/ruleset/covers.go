@@ -59,7 +59,7 @@ func (t Tier) acceptsOnly() bool {
 func (r Rule) covers(old Rule) bool {
 	for _, m := range old.Matches {
 		for _, p := range m.Ports {
-			if !slices.ContainsFunc(r.Matches, func(n Match) bool { return n.covers(m.Peers, p) }) {
+			if !p.none() && !slices.ContainsFunc(r.Matches, func(n Match) bool { return n.covers(m.Peers, p) }) {
 				return false
 			}
 		}
@@ -79,7 +79,7 @@ func (m Match) covers(peers Peers, ports Ports) bool {
 // covers reports whether every flow in q is in p.
 func (p Ports) covers(q Ports) bool {
 	switch {
-	case q.none() || p.Proto == AnyProto:
+	case p.Proto == AnyProto:
 		return true
 	case p.Proto != q.Proto:
 		return false

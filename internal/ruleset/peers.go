@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"encoding/json"
 	"net/netip"
 	"slices"
 	"sort"
@@ -16,6 +17,9 @@ func NewPeers(prefixes []netip.Prefix) Peers {
 			ps = append(ps, p)
 		}
 	}
+	if len(ps) == 0 {
+		return Peers{} // so that nobody is one value, and equal to itself
+	}
 	slices.SortFunc(ps, ComparePrefix)
 	// Prefixes are nested or disjoint, and a container sorts before its
 	// contents, so one pass over neighbours is enough.
@@ -26,6 +30,17 @@ func NewPeers(prefixes []netip.Prefix) Peers {
 		}
 	}
 	return Peers{Prefixes: slices.Clip(kept)}
+}
+
+// UnmarshalJSON reads Peers that anybody wrote, and puts them into the form that
+// this package relies on.
+func (p *Peers) UnmarshalJSON(b []byte) error {
+	type plain Peers // without this method
+	if err := json.Unmarshal(b, (*plain)(p)); err != nil {
+		return err
+	}
+	p.Prefixes = NewPeers(p.Prefixes).Prefixes
+	return nil
 }
 
 // Everyone is every address of both families.
