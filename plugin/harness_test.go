@@ -80,7 +80,7 @@ type fixture struct {
 	conf    map[string]any    // on its standard input
 }
 
-func setup(t *testing.T) *fixture {
+func setup(t testing.TB) *fixture {
 	t.Helper()
 	d, pod := serve(t), netnstest.New(t)
 	return &fixture{
@@ -141,10 +141,8 @@ func (f *fixture) call(t *testing.T, verb string) outcome {
 	return f.exec(t, os.Args[0], verb, string(stdin), asPlugin+"="+string(how))
 }
 
-// exec runs binary as the plugin.
-func (f *fixture) exec(t *testing.T, binary, verb, stdin string, env ...string) outcome {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
+// command is binary as the plugin, ready to start.
+func (f *fixture) command(t testing.TB, binary, verb, stdin string, env ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), binary)
 	cmd.Env = append(env, "CNI_COMMAND="+verb)
 	for _, name := range slices.Sorted(maps.Keys(f.env)) {
@@ -152,7 +150,16 @@ func (f *fixture) exec(t *testing.T, binary, verb, stdin string, env ...string) 
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	cmd.Stdin = strings.NewReader(stdin)
+	return cmd
+}
+
+// exec runs binary as the plugin.
+func (f *fixture) exec(t *testing.T, binary, verb, stdin string, env ...string) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := f.command(t, binary, verb, stdin, env...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -254,7 +261,7 @@ func refuse(code api.Code, text string) answer {
 var rules = ruleset.RuleSet{Egress: ruleset.Chain{Default: ruleset.Accept}}
 
 // serve starts a daemon that stops with the test.
-func serve(t *testing.T) *daemon {
+func serve(t testing.TB) *daemon {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "podwall") // t.TempDir's may be too long for a socket
 	if err != nil {
