@@ -153,6 +153,49 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// Between pods the verdict is what the two compiled chains decide, and nothing
+// else, on every pair of addresses of one family.
+func TestVerdictIsTheChains(t *testing.T) {
+	w := policy.New(shop())
+	rules := func(p policy.Pod) ruleset.RuleSet {
+		return w.Compile(policy.Target{Pod: p, Addresses: p.Addresses, Node: addrs("10.1.0.1")})
+	}
+	allowed := 0
+	for _, from := range shop().Pods {
+		for _, to := range shop().Pods {
+			if from.HostNetwork || to.HostNetwork || from.Done || to.Done || from.Name == to.Name {
+				continue
+			}
+			for _, port := range []uint16{80, 8080} {
+				want, met := true, false
+				for _, f := range from.Addresses {
+					for _, a := range to.Addresses {
+						if f.BitLen() == a.BitLen() {
+							met = true
+							want = want && rules(from).Egress.Decide(a, ruleset.TCP, port).Action == ruleset.Accept &&
+								rules(to).Ingress.Decide(f, ruleset.TCP, port).Action == ruleset.Accept
+						}
+					}
+				}
+				req := api.ExplainRequest{From: "shop/" + from.Name, To: "shop/" + to.Name, Port: port, Protocol: ruleset.TCP}
+				got, err := explain.Explain(w, req, explain.Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if (got.Verdict == explain.Allow) != (want && met) {
+					t.Errorf("%s to %s port %d: %s, but the chains accept: %t", req.From, req.To, port, got.Verdict, want && met)
+				}
+				if want && met {
+					allowed++
+				}
+			}
+		}
+	}
+	if allowed < 50 || allowed > 250 {
+		t.Errorf("%d flows are allowed: the cluster no longer has both kinds", allowed)
+	}
+}
+
 func TestOpinionNamesWhoDecided(t *testing.T) {
 	ask := func(from, to string, port uint16) api.Explanation {
 		t.Helper()

@@ -139,8 +139,8 @@ func (e *explainer) findService(n End) (end, error) {
 func (e *explainer) headless(s policy.Service) []netip.Addr {
 	var addrs []netip.Addr
 	for _, p := range s.Ports {
-		for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-			for _, b := range e.w.Backends(s, p, any) {
+		for _, ofFamily := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			for _, b := range e.w.Backends(s, p, ofFamily) {
 				if b.Ready {
 					addrs = append(addrs, b.Addr.Addr())
 				}
