@@ -59,7 +59,7 @@ func (w *walk) dispatch(name string, proto Proto, lines []ruleLine) []ruleLine {
 		if s.First != s.Last {
 			block = fmt.Sprintf("%s-%d", block, s.Last)
 		}
-		w.add(Block{Name: block, Lines: copies[i]})
+		w.ports = append(w.ports, Block{Name: block, Lines: copies[i]})
 		m.Elements = append(m.Elements, PortJump{First: s.First, Last: s.Last, Block: block})
 	}
 	w.table.Maps = append(w.table.Maps, m)

@@ -25,8 +25,6 @@ import (
 func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
 	l := lowerer{rs: rs, prefix: Prefix(iface), table: Table{Interface: iface, Epoch: epoch}}
 	l.hooks()
-	l.neighbours()
-	l.accept()
 	for _, s := range []side{arriving, leaving} {
 		l.chain(s)
 	}
@@ -35,6 +33,8 @@ func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
 			l.chain(s)
 		}
 	}
+	l.neighbours()
+	l.accept()
 	return l.table
 }
 

@@ -12,6 +12,7 @@ type walk struct {
 	*lowerer
 	side  side
 	block Block          // being filled
+	ports []Block        // what its maps lead to, to stand behind it
 	rules map[string]int // how often a rule of this name was met
 }
 
@@ -37,7 +38,7 @@ func (l *lowerer) chain(s side) {
 			continue
 		default:
 			w.line(Line{Verdict: goTo(next)})
-			w.add(w.block)
+			w.close()
 		}
 		w.block = Block{Name: next}
 	}
@@ -58,7 +59,16 @@ func (w *walk) end(a Action, isolating []Ref) {
 		}
 		w.line(l)
 	}
+	w.close()
+}
+
+// close adds the block that was being filled.
+func (w *walk) close() {
 	w.add(w.block)
+	for _, b := range w.ports {
+		w.add(b)
+	}
+	w.ports = nil
 }
 
 func isolatedBy(refs []Ref) string {

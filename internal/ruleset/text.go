@@ -10,24 +10,47 @@ import (
 // `policyctl compile` prints and `nft -f` loads in a namespace that has iface.
 func (rs RuleSet) Text(iface string) string { return rs.Lower(iface, 1).Text() }
 
-// Text is t in the language of nft.
+// Text is t in the language of nft, in the order in which a person asks: what a
+// packet meets, then the sets and maps it is looked up in, then the counters.
 func (t Table) Text() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n", TableName)
-	for _, c := range t.Counters {
-		fmt.Fprintf(&b, "\tcounter %s {\n\t}\n\n", c)
+	var parts []string
+	for _, c := range t.Blocks {
+		parts = append(parts, t.about(c)+c.text(t.Interface))
 	}
 	for _, s := range t.Sets {
-		b.WriteString(s.text())
+		parts = append(parts, s.text())
 	}
 	for _, m := range t.Maps {
-		b.WriteString(m.text())
+		parts = append(parts, m.text())
 	}
-	for _, c := range t.Blocks {
-		b.WriteString(c.text(t.Interface))
+	counters := make([]string, len(t.Counters))
+	for i, c := range t.Counters {
+		counters[i] = fmt.Sprintf("\tcounter %s { }\n", c)
 	}
-	b.WriteString("}\n")
-	return b.String()
+	parts = append(parts, strings.Join(counters, ""))
+	return fmt.Sprintf("# The firewall of %s in epoch %d.\ntable inet %s {\n%s}\n",
+		note(t.Interface), t.Epoch, TableName, strings.Join(parts, "\n"))
+}
+
+// aboutText says in a comment what the blocks are for that every table has.
+var aboutText = map[string]string{
+	"prerouting":     "packets that arrive",
+	"output":         "packets that the pod sends",
+	"forward":        "packets that the pod passes on",
+	"ingress":        "flows that the far end opens",
+	"egress":         "flows that the pod opens",
+	"ingress-unseen": "flows older than the rules, which the far end may have opened",
+	"egress-unseen":  "flows older than the rules, which the pod may have opened",
+	"neighbours":     "what IPv6 needs to work on a link; it belongs to no connection",
+	"accept":         "lets the connection's later packets pass as long as the epoch lasts",
+}
+
+func (t Table) about(b Block) string {
+	text, ok := aboutText[strings.TrimPrefix(b.Name, Prefix(t.Interface))]
+	if !ok {
+		return ""
+	}
+	return "\t# " + text + "\n"
 }
 
 func (s Set) text() string {
@@ -40,14 +63,12 @@ func (s Set) text() string {
 	if s.Interval {
 		b.WriteString("\t\tflags interval\n")
 	}
-	if len(s.Elements) > 0 {
-		elems := make([]string, len(s.Elements))
-		for i, p := range s.Elements {
-			elems[i] = elementText(p)
-		}
-		fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(elems, ", "))
+	elems := make([]string, len(s.Elements))
+	for i, p := range s.Elements {
+		elems[i] = elementText(p)
 	}
-	b.WriteString("\t}\n\n")
+	b.WriteString(elementsText(elems))
+	b.WriteString("\t}\n")
 	return b.String()
 }
 
@@ -63,8 +84,32 @@ func (m PortMap) text() string {
 	for i, e := range m.Elements {
 		elems[i] = fmt.Sprintf("%s : jump %s", rangeText(uint32(e.First), uint32(e.Last)), e.Block)
 	}
-	return fmt.Sprintf("\tmap %s {\n\t\ttype inet_service : verdict\n\t\tflags interval\n\t\telements = { %s }\n\t}\n\n",
-		m.Name, strings.Join(elems, ", "))
+	return fmt.Sprintf("\tmap %s {\n\t\ttype inet_service : verdict\n\t\tflags interval\n%s\t}\n", m.Name, elementsText(elems))
+}
+
+// elementsText lists elements in lines that a person can read.
+func elementsText(elems []string) string {
+	if len(elems) == 0 {
+		return ""
+	}
+	const width = 80
+	var b strings.Builder
+	b.WriteString("\t\telements = { ")
+	line := 0
+	for i, e := range elems {
+		switch {
+		case i == 0:
+		case line+len(e) > width:
+			b.WriteString(",\n\t\t\t     ")
+			line = 0
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString(e)
+		line += len(e) + len(", ")
+	}
+	b.WriteString(" }\n")
+	return b.String()
 }
 
 func rangeText(first, last uint32) string {
@@ -89,7 +134,7 @@ func (b Block) text(iface string) string {
 	for _, l := range b.Lines {
 		fmt.Fprintf(&s, "\t\t%s\n", l.text(iface))
 	}
-	s.WriteString("\t}\n\n")
+	s.WriteString("\t}\n")
 	return s.String()
 }
 
@@ -149,6 +194,11 @@ var keyText = map[Key]string{
 	KeyReplySport:  "ct reply proto-src",
 }
 
+// protoText names protocols as nft lists them.
+var protoText = map[uint32]string{
+	uint32(TCP): "tcp", uint32(UDP): "udp", uint32(SCTP): "sctp", protoICMPv6: "ipv6-icmp",
+}
+
 func (c Cond) text(iface string) string {
 	switch c.Key {
 	case KeyNotIn:
@@ -166,6 +216,9 @@ func (c Cond) text(iface string) string {
 			return "ct direction reply"
 		}
 		return "ct direction original"
+	}
+	if name, ok := protoText[c.First]; ok && c.Key == KeyProto {
+		return keyText[c.Key] + " " + name
 	}
 	if c.Set != "" {
 		return fmt.Sprintf("%s @%s", keyText[c.Key], c.Set)
