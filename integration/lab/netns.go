@@ -109,3 +109,22 @@ func (n *Netns) DialFrom(ctx context.Context, d net.Dialer, network, addr string
 	})
 	return c, err
 }
+
+// Background runs a program inside the namespace, with its output in a file,
+// until what it returns is called.
+func (n *Netns) Background(output, name string, args ...string) (stop func(), err error) {
+	f, err := os.Create(output)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // the program has its own descriptor
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = f, f
+	if err := n.Start(cmd); err != nil {
+		return nil, err
+	}
+	return func() {
+		_ = cmd.Process.Kill() // fails only if it has ended already
+		_ = cmd.Wait()
+	}, nil
+}

@@ -55,8 +55,9 @@ type NodeOption func(*Node)
 func On(dir string) NodeOption { return func(n *Node) { n.Dir = dir } }
 
 // NewNode makes a node without podwalld, pods and manifests. Names of nodes are
-// unique. The caller closes it.
+// unique; capitals become small, as Kubernetes has them. The caller closes it.
 func NewNode(name string, options ...NodeOption) (*Node, error) {
+	name = strings.ToLower(name)
 	n := &Node{Name: name, Dir: filepath.Join("/run/node", name)}
 	for _, o := range options {
 		o(n)
@@ -140,6 +141,9 @@ func (n *Node) Manifests() string { return filepath.Join(n.Dir, "manifests") }
 
 // Socket is where podwalld listens.
 func (n *Node) Socket() string { return filepath.Join(n.Dir, "podwalld.sock") }
+
+// CNICache is where libcni keeps what it did.
+func (n *Node) CNICache() string { return n.cache }
 
 // StateDir is where podwalld keeps its database.
 func (n *Node) StateDir() string { return filepath.Join(n.Dir, "state") }
