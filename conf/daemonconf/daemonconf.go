@@ -39,9 +39,9 @@ type Config struct {
 	// StateDir is the directory of state.db, the database.
 	StateDir string `json:"stateDir,omitempty" jsonschema:"default=/var/lib/podwall,pattern=^/"`
 	// PolicyDir is a directory of Kubernetes manifests, which make it the source of policy.
-	PolicyDir string `json:"policyDir,omitempty" jsonschema:"pattern=^/"`
+	PolicyDir string `json:"policyDir,omitempty" jsonschema:"pattern=^(/|$)"`
 	// Kubeconfig is a kubeconfig file, which makes its cluster the source of policy.
-	Kubeconfig string `json:"kubeconfig,omitempty" jsonschema:"pattern=^/"`
+	Kubeconfig string `json:"kubeconfig,omitempty" jsonschema:"pattern=^(/|$)"`
 	// NodeName is this node's name in the cluster; empty means the host's name.
 	NodeName string `json:"nodeName,omitempty" jsonschema:"maxLength=253"`
 	// CNICacheDir is libcni's cache, from which pods that run already are adopted.
