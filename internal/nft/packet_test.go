@@ -277,3 +277,20 @@ func TestPathMTUDiscoveryWorksThroughIsolation(t *testing.T) {
 		}
 	}
 }
+
+// Packets that connection tracking can't place, here because somebody told it
+// not to, pass a pod that no policy selects, and no other.
+func TestUntrackedPacketsPassOnlyAnOpenPod(t *testing.T) {
+	lab := netnstest.Bridge(t, 2)
+	client, server := lab.Pods[0], lab.Pods[1]
+	server.Echo(t, "tcp", ":80")
+	server.Run(t, `nft 'add table inet raw
+		add chain inet raw in { type filter hook prerouting priority raw; }
+		add chain inet raw out { type filter hook output priority raw; }
+		add rule inet raw in tcp dport 80 notrack
+		add rule inet raw out tcp sport 80 notrack' `)
+	known := apply(t, server, ruleset.RuleSet{Addresses: both, Ingress: open, Egress: open}, nil)
+	netnstest.MustBlock(t,
+		func() { apply(t, server, from(ruleset.Everyone), known) },
+		netnstest.Flow{From: client.NS, Network: "tcp", To: server.Addr4(80)})
+}

@@ -131,8 +131,18 @@ func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, origin
 	lines = append(lines,
 		Line{Conds: []Cond{is(KeyDirection, DirectOriginal)}, Verdict: goTo(l.name(original.block()))},
 		Line{Conds: []Cond{is(KeyDirection, DirectReply)}, Verdict: goTo(l.name(reply.block()))},
-		Line{Counter: l.counter(UntrackedCounter(l.table.Interface)), Verdict: drop(), Comment: "belongs to no connection"})
+		l.untracked())
 	l.add(Block{Name: l.name(name), Hook: h, Lines: lines})
+}
+
+// untracked ends a hook: what comes here belongs to no connection, so no policy
+// can speak about it. Where no policy denies anything it passes.
+func (l *lowerer) untracked() Line {
+	line := Line{Counter: l.counter(UntrackedCounter(l.table.Interface)), Verdict: drop(), Comment: "belongs to no connection"}
+	if l.rs.Ingress.Open() && l.rs.Egress.Open() {
+		line.Verdict, line.Comment = accept(), "belongs to no connection; nothing is denied here"
+	}
+	return line
 }
 
 // neighbours accepts what IPv6 needs to work on a link at all. The kernel does
