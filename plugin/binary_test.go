@@ -52,20 +52,37 @@ func TestBinary(t *testing.T) {
 			}
 		}
 	})
+	t.Run("needs little memory", func(t *testing.T) { resident(t, binary) })
 	t.Run("installs rules in the kernel", func(t *testing.T) { addForReal(t, binary) })
+	t.Run("may be killed", func(t *testing.T) { killed(t, binary) })
+}
+
+// podWithLink is a fixture whose pod has an interface, for the plugin as it is shipped.
+func podWithLink(t testing.TB) (f *fixture, stdin string) {
+	t.Helper()
+	f = setup(t)
+	f.pod.Run(t, "ip link add eth0 type veth peer name node0")
+	b, err := json.Marshal(f.conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, string(b)
+}
+
+// mustHold checks that the pod's kernel has rules of eth0.
+func (f *fixture) mustHold(t *testing.T) {
+	t.Helper()
+	if got := f.pod.Run(t, "nft list table inet podwall"); !strings.Contains(got, "eth0/ingress") {
+		t.Errorf("the kernel holds\n%s\nwant eth0's rules", got)
+	}
 }
 
 // addForReal runs an ADD in which only the daemon is played, twice, and a DEL,
 // which leaves the rules where they are.
 func addForReal(t *testing.T, binary string) {
-	f := setup(t)
-	f.pod.Run(t, "ip link add eth0 type veth peer name node0")
-	stdin, err := json.Marshal(f.conf)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, stdin := podWithLink(t)
 	for range 2 {
-		o := f.exec(t, binary, "ADD", string(stdin))
+		o := f.exec(t, binary, "ADD", stdin)
 		o.mustSucceed(t)
 		sameJSON(t, o.stdout, f.conf["prevResult"])
 		var done api.Applied
@@ -74,37 +91,59 @@ func addForReal(t *testing.T, binary string) {
 			t.Errorf("reported %+v, want what stands in the kernel", done)
 		}
 	}
-	f.exec(t, binary, "DEL", string(stdin)).mustSucceed(t)
-	if got := f.pod.Run(t, "nft list table inet podwall"); !strings.Contains(got, "eth0/ingress") {
-		t.Errorf("the kernel holds\n%s\nwant eth0's rules", got)
-	}
+	f.exec(t, binary, "DEL", stdin).mustSucceed(t)
+	f.mustHold(t)
 }
 
-// The plugin runs once for each pod that comes or goes, many at once when a node
-// starts.
-func TestResidentMemory(t *testing.T) {
-	const most = 15 << 10 // KiB
-	f := setup(t)
-	f.pod.Run(t, "ip link add eth0 type veth peer name node0")
-	stdin, err := json.Marshal(f.conf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The daemon lets it wait for its last answer: by then it has done all its work.
-	f.reply[api.VerbAdd] = answer{verb: api.VerbRules, body: manyPeers(1000)}
-	f.reply[api.VerbApplied] = answer{hang: true}
-	cmd := f.command(t, build(t), "ADD", string(stdin))
+// waiting starts an ADD and returns when the daemon has got n messages, the last
+// of which it leaves unanswered.
+func (f *fixture) waiting(t *testing.T, binary, stdin string, n int) *exec.Cmd {
+	t.Helper()
+	cmd := f.command(t, binary, "ADD", stdin)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	netnstest.Eventually(t, func() error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if n := len(f.got); n != 2 {
-			return fmt.Errorf("%d messages came, want 2", n)
+		if got := len(f.got); got != n {
+			return fmt.Errorf("%d messages came, want %d", got, n)
 		}
 		return nil
 	})
+	return cmd
+}
+
+// killed shows that an ADD may be killed wherever it waits, and that the next one
+// puts everything right.
+func killed(t *testing.T, binary string) {
+	for n, verb := range []api.Verb{api.VerbAdd, api.VerbApplied} {
+		f, stdin := podWithLink(t)
+		f.reply[verb] = answer{hang: true}
+		cmd := f.waiting(t, binary, stdin, n+1)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err == nil {
+			t.Errorf("killed after %s, ADD succeeded", verb)
+		}
+		f.mu.Lock()
+		f.got, f.reply = nil, nil
+		f.mu.Unlock()
+		f.exec(t, binary, "ADD", stdin).mustSucceed(t)
+		f.mustGet(t, nil, api.VerbAdd, api.VerbApplied)
+		f.mustHold(t)
+	}
+}
+
+// resident measures a plugin whose daemon lets it wait for the last answer: by
+// then it has done all its work.
+func resident(t *testing.T, binary string) {
+	const most = 15 << 10 // KiB
+	f, stdin := podWithLink(t)
+	f.reply[api.VerbAdd] = answer{verb: api.VerbRules, body: manyPeers(1000)}
+	f.reply[api.VerbApplied] = answer{hang: true}
+	cmd := f.waiting(t, binary, stdin, 2)
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
@@ -113,14 +152,13 @@ func TestResidentMemory(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("ADD succeeded without the daemon's last answer")
 	}
-	var resident int
-	_, peak, _ := strings.Cut(string(status), "VmHWM:")
-	if _, err := fmt.Sscan(peak, &resident); err != nil {
+	var peak int
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	if _, err := fmt.Sscan(after, &peak); err != nil {
 		t.Fatalf("no VmHWM in %s", status)
 	}
-	t.Logf("%d KiB resident with 1,000 peers", resident)
-	if resident > most {
-		t.Errorf("%d KiB resident with 1,000 peers, want at most %d", resident, most)
+	if peak > most {
+		t.Errorf("%d KiB resident with 1,000 peers, want at most %d", peak, most)
 	}
 }
 
@@ -183,17 +221,12 @@ func BenchmarkAdd(b *testing.B) {
 	binary := build(b)
 	for _, peers := range []int{0, 1000, 10_000} {
 		b.Run(fmt.Sprintf("%d peers", peers), func(b *testing.B) {
-			f := setup(b)
-			f.pod.Run(b, "ip link add eth0 type veth peer name node0")
+			f, stdin := podWithLink(b)
 			f.reply[api.VerbAdd] = answer{verb: api.VerbRules, body: manyPeers(peers)}
-			stdin, err := json.Marshal(f.conf)
-			if err != nil {
-				b.Fatal(err)
-			}
 			for b.Loop() {
 				b.StopTimer()
 				f.pod.Run(b, "nft flush ruleset") // a new pod has none
-				cmd := f.command(b, binary, "ADD", string(stdin))
+				cmd := f.command(b, binary, "ADD", stdin)
 				b.StartTimer()
 				if out, err := cmd.CombinedOutput(); err != nil {
 					b.Fatalf("%v\n%s", err, out)
