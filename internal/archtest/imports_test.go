@@ -77,7 +77,7 @@ var directions = []direction{
 	{
 		law:   "the binaries meet over the socket, not over each other's packages",
 		who:   []string{"plugin", "install", "daemon/policyctl"},
-		links: []string{"daemon/source", "daemon/store", "daemon/reconcile", "daemon/server"},
+		links: []string{"daemon/store", "daemon/reconcile", "daemon/server"},
 	},
 }
 
