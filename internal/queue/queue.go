@@ -29,6 +29,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -132,13 +133,40 @@ func syncDir(dir string) error {
 }
 
 // Cancel withdraws the deletion of k, if it is queued. Whoever adds k again must
-// call it first, else a later Drain would delete what is new.
+// call it first, else a later Drain would delete what is new. Where a Drain is
+// about to take k, Cancel returns after it has.
 func Cancel(dir string, k api.Key) error {
-	err := os.Remove(filepath.Join(dir, name(k)))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	f, err := lock(filepath.Join(dir, name(k)))
+	if err == nil {
+		err = gone(os.Remove(f.Name()))
+		_ = f.Close()
+	}
+	if gone(err) != nil {
 		return fmt.Errorf("cancel deletion of %s: %w", k, err)
 	}
 	return nil
+}
+
+// lock opens the entry at path and keeps Cancel and Drain from meeting there
+// until it is closed. An entry that another has taken does not exist.
+func lock(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var st syscall.Stat_t
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+	if err == nil {
+		err = syscall.Fstat(int(f.Fd()), &st)
+	}
+	if err == nil && st.Nlink == 0 {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
 }
 
 // Drain calls accept with each queued key, and removes those for which it
@@ -181,10 +209,12 @@ func sweep(path string, e fs.DirEntry) error {
 }
 
 func take(path string, accept func(api.Key) error) error {
-	k, err := read(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // cancelled meanwhile
+	f, err := lock(path)
+	if err != nil {
+		return gone(err) // cancelled meanwhile
 	}
+	defer f.Close()
+	k, err := read(f)
 	if err != nil {
 		return errors.Join(err, os.Rename(path, path+aside))
 	}
@@ -202,13 +232,8 @@ func gone(err error) error {
 	return err
 }
 
-func read(path string) (api.Key, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return api.Key{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, longest+1))
+func read(r io.Reader) (api.Key, error) {
+	b, err := io.ReadAll(io.LimitReader(r, longest+1))
 	if err != nil {
 		return api.Key{}, err
 	}

@@ -109,6 +109,51 @@ func TestCancelledKeyIsNotDrained(t *testing.T) {
 	}
 }
 
+// While Drain deletes an attachment, Cancel waits: the ADD that calls it must
+// come after.
+func TestCancelWaitsForDrain(t *testing.T) {
+	dir := t.TempDir()
+	queue(t, dir, key("a"))
+	cancelled := make(chan error)
+	var early bool
+	if err := Drain(dir, func(k api.Key) error {
+		go func() { cancelled <- Cancel(dir, k) }()
+		select {
+		case <-cancelled:
+			early = true
+		case <-time.After(20 * time.Millisecond):
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if early {
+		t.Fatal("Cancel returned while the key was being accepted")
+	}
+	if err := <-cancelled; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDrainSkipsWhatIsCancelledFirst(t *testing.T) {
+	dir := t.TempDir()
+	queue(t, dir, key("a"))
+	f, err := lock(filepath.Join(dir, name(key("a")))) // as Cancel does
+	if err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan []string)
+	go func() { drained <- drain(t, dir) }()
+	time.Sleep(5 * time.Millisecond) // for Drain to be waiting; it need not be
+	if err := os.Remove(f.Name()); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if got := <-drained; got != nil {
+		t.Errorf("drained %v, which was cancelled", got)
+	}
+}
+
 func TestUnreadableFileIsSetAside(t *testing.T) {
 	dir := t.TempDir()
 	queue(t, dir, key("a"))
