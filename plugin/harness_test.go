@@ -144,7 +144,7 @@ func (f *fixture) call(t *testing.T, verb string) outcome {
 // command is binary as the plugin, ready to start.
 func (f *fixture) command(t testing.TB, binary, verb, stdin string, env ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), binary)
-	cmd.Env = append(env, "CNI_COMMAND="+verb)
+	cmd.Env = append([]string{"CNI_COMMAND=" + verb}, env...)
 	for _, name := range slices.Sorted(maps.Keys(f.env)) {
 		if v := f.env[name]; v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)
@@ -263,7 +263,7 @@ var rules = ruleset.RuleSet{Egress: ruleset.Chain{Default: ruleset.Accept}}
 // serve starts a daemon that stops with the test.
 func serve(t testing.TB) *daemon {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "podwall") // t.TempDir's may be too long for a socket
+	dir, err := os.MkdirTemp(os.TempDir(), "podwall") // t.TempDir's may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

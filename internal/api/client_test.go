@@ -18,7 +18,7 @@ import (
 // serve answers each connection with what handle does, and returns the socket.
 func serve(t *testing.T, handle func(ctx context.Context, c *Conn)) Client {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "api") // t.TempDir's may be too long for a socket
+	dir, err := os.MkdirTemp(os.TempDir(), "api") // t.TempDir's may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -202,8 +202,11 @@ func Drain(dir string, accept func(api.Key) error) error {
 // sweep removes what a Push that was killed has left.
 func sweep(path string, e fs.DirEntry) error {
 	info, err := e.Info()
-	if err != nil || time.Since(info.ModTime()) < stale {
-		return nil // finished meanwhile, or about to be
+	if err != nil {
+		return gone(err) // finished meanwhile
+	}
+	if time.Since(info.ModTime()) < stale {
+		return nil
 	}
 	return gone(os.Remove(path))
 }

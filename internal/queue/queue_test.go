@@ -119,8 +119,9 @@ func TestCancelWaitsForDrain(t *testing.T) {
 	if err := Drain(dir, func(k api.Key) error {
 		go func() { cancelled <- Cancel(dir, k) }()
 		select {
-		case <-cancelled:
+		case err := <-cancelled:
 			early = true
+			return err
 		case <-time.After(20 * time.Millisecond):
 		}
 		return nil
