@@ -45,7 +45,7 @@ func (r *reader) address(list []netip.Addr, field, s string) []netip.Addr {
 
 // tidy is err without the name of the function it comes from.
 func tidy(function, s string, err error) error {
-	return fmt.Errorf("%q: %s", s, strings.TrimPrefix(err.Error(), fmt.Sprintf("%s(%q): ", function, s)))
+	return fmt.Errorf("%.80q: %s", s, strings.TrimPrefix(err.Error(), fmt.Sprintf("%s(%q): ", function, s)))
 }
 
 // within reports whether every address of b is in a.

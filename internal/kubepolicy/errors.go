@@ -33,12 +33,14 @@ type reader struct {
 // newReader reads an object of kind, whose name and namespace it checks.
 // Namespaces of cluster-wide kinds are empty.
 func newReader(kind string, m *metav1.ObjectMeta, namespaced bool) *reader {
-	r := &reader{object: kind + " " + printable(m.Name)}
-	r.name("metadata.name", m.Name, validation.IsDNS1123Subdomain)
-	if namespaced {
-		r.object = kind + " " + printable(namespaceOf(m)) + "/" + printable(m.Name)
-		r.name("metadata.namespace", namespaceOf(m), validation.IsDNS1123Label)
+	if !namespaced {
+		r := &reader{object: kind + " " + printable(m.Name)}
+		r.name("metadata.name", m.Name, validation.IsDNS1123Subdomain)
+		return r
 	}
+	r := &reader{object: kind + " " + printable(namespaceOf(m)) + "/" + printable(m.Name)}
+	r.name("metadata.namespace", namespaceOf(m), validation.IsDNS1123Label)
+	r.name("metadata.name", m.Name, validation.IsDNS1123Subdomain)
 	return r
 }
 
@@ -74,7 +76,7 @@ func (r *reader) name(field, s string, rule func(string) []string) bool {
 	}
 	wrong := rule(s)
 	if len(wrong) > 0 {
-		r.failf(field, "%q: %s", s, strings.Join(wrong, "; "))
+		r.failf(field, "%.80q: %s", s, strings.Join(wrong, "; "))
 	}
 	return len(wrong) == 0
 }
