@@ -40,6 +40,7 @@ func image(t testing.TB) ([]byte, []Record) {
 func checkDamaged(t *testing.T, dir, what string, content []byte, want []Record) {
 	t.Helper()
 	path := filepath.Join(dir, "state.db")
+	must(t, os.MkdirAll(dir, 0o700))
 	must(t, os.WriteFile(path, content, 0o600))
 	s, err := Open(path)
 	if err != nil {
@@ -70,12 +71,16 @@ func checkDamaged(t *testing.T, dir, what string, content []byte, want []Record)
 	}
 	closeStore(t, s)
 	must(t, os.RemoveAll(dir))
-	must(t, os.Mkdir(dir, 0o700))
 }
 
+// emptyDir is in memory where there is such a place: these tests are about what
+// a file holds, and would wait for the disk most of the time.
 func emptyDir(t *testing.T) string {
-	dir := filepath.Join(t.TempDir(), "podwall")
-	must(t, os.Mkdir(dir, 0o700))
+	dir, err := os.MkdirTemp("/dev/shm", "podwall-test-")
+	if err != nil {
+		return filepath.Dir(fresh(t))
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
 
@@ -138,7 +143,9 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, at uint32, with []byte) {
 		b := bytes.Clone(content)
 		copy(b[int(at)%len(b):], with)
-		path := filepath.Join(emptyDir(t), "state.db")
+		dir := emptyDir(t)
+		must(t, os.MkdirAll(dir, 0o700))
+		path := filepath.Join(dir, "state.db")
 		must(t, os.WriteFile(path, b, 0o600))
 		s, err := Open(path)
 		if err != nil {
