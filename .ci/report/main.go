@@ -84,6 +84,9 @@ func (t *tally) add(e event, w io.Writer) {
 	}
 	switch e.Action {
 	case "output":
+		if strings.HasPrefix(e.Output, "=== ") { // RUN, PAUSE, CONT: test2json makes go test say them
+			return
+		}
 		if t.output[name] == nil {
 			t.output[name] = new(strings.Builder)
 		}

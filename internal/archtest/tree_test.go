@@ -105,7 +105,7 @@ func (s *source) declare() {
 		}
 		for _, spec := range g.Specs {
 			for _, name := range spec.(*ast.ValueSpec).Names {
-				s.vars[name.Name] = true
+				s.vars[name.Name] = name.Name != "_"
 			}
 		}
 	}
