@@ -1,0 +1,204 @@
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/podwall/podwall/integration/lab"
+	"github.com/podwall/podwall/internal/api"
+)
+
+// isolated isolates shop/web in both directions.
+const isolated = `
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: web, labels: {app: web}}
+spec: {containers: [{name: main}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: friend, labels: {app: friend}}
+spec: {containers: [{name: main}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: deny}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+`
+
+// befriend lets shop/web and shop/friend talk, whoever begins.
+const befriend = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: befriend}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: friend}}}]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: friend}}}]
+`
+
+// An open flow that policy no longer allows stops, both ways at once, whoever
+// opened it; the same flow goes on when policy allows it again.
+func TestRevocationStopsOpenFlows(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, isolated)
+	must(t, n.WriteManifest("befriend.yaml", befriend))
+	web, friend := addPod(t, n, "shop", "web"), addPod(t, n, "shop", "friend")
+	expect(t, tcp(friend, web, true), tcp(web, friend, true))
+	talks := []*conversation{
+		converse(t, "tcp", friend, web, 1000), converse(t, "tcp", web, friend, 1000),
+		converse(t, "udp", friend, web, 1000), converse(t, "udp", web, friend, 1000),
+	}
+	for round := range 3 {
+		start := time.Now()
+		must(t, n.RemoveManifest("befriend.yaml"))
+		for _, c := range talks {
+			eventually(t, func() error { return c.silent(200 * time.Millisecond) })
+		}
+		for _, c := range talks {
+			took := time.Unix(0, max(c.opener.last.Load(), c.other.last.Load())).Sub(start)
+			t.Logf("round %d: %s: silent after %s", round, c.name, took.Round(time.Millisecond))
+			if took > time.Second {
+				t.Errorf("%s: stopped after %s, want less than a second", c.name, took)
+			}
+			if d := c.apart(); d > 100*time.Millisecond {
+				t.Errorf("%s: one direction stopped %s after the other", c.name, d)
+			}
+			if err := c.silent(300 * time.Millisecond); err != nil {
+				t.Error(err)
+			}
+		}
+		must(t, n.WriteManifest("befriend.yaml", befriend))
+		for _, c := range talks {
+			eventually(t, c.alive)
+		}
+	}
+}
+
+// changes is how many times policy changes under load.
+const changes = 1000
+
+// While policy changes a thousand times, what every version of it allows loses
+// no packet, and what every version denies gets none through: among old flows
+// and new ones, into the pod and out of it.
+func TestThousandChangesUnderLoad(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, isolated)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	must(t, n.WriteManifest("change.yaml", change(rng, 0)))
+	web, friend := addPod(t, n, "shop", "web"), addPod(t, n, "shop", "friend")
+	stranger := addPod(t, n, "other", "stranger")
+	client := api.Client{Socket: n.Socket()}
+
+	at := func(sb *lab.Sandbox, port uint16) netip.AddrPort { return netip.AddrPortFrom(sb.Addr(false), port) }
+	in, out := openSink(t, web.Netns, at(web, 2000)), openSink(t, friend.Netns, at(friend, 2000))
+	badIn, badOut := openSink(t, web.Netns, at(web, 3000)), openSink(t, stranger.Netns, at(stranger, 3000))
+	expect(t, tcp(friend, web, true), tcp(web, friend, true), tcp(stranger, web, false), tcp(web, stranger, false))
+	allowed := []*barrage{bombard(t, friend.Netns, at(web, 2000)), bombard(t, web.Netns, at(friend, 2000))}
+	denied := []*barrage{bombard(t, stranger.Netns, at(web, 3000)), bombard(t, web.Netns, at(stranger, 3000))}
+	old := []*conversation{converse(t, "tcp", friend, web, 1000), converse(t, "tcp", web, friend, 1000)}
+
+	start := time.Now()
+	last := revision(t, client, web)
+	for i := 1; i <= changes; i++ {
+		must(t, n.WriteManifest("change.yaml", change(rng, i)))
+		eventually(t, func() error {
+			now := revision(t, client, web)
+			if now == last {
+				return fmt.Errorf("change %d is not in force", i)
+			}
+			last = now
+			return nil
+		})
+	}
+	t.Logf("%d changes in %s", changes, time.Since(start).Round(time.Millisecond))
+	for _, c := range old {
+		if err := c.alive(); err != nil {
+			t.Error(err)
+		}
+	}
+	for i, b := range allowed {
+		s := []*sink{in, out}[i]
+		if sent, answered := b.end(); sent == 0 || answered != sent || s.got.Load() != sent {
+			t.Errorf("allowed, to %s: %d sent, %d arrived, %d answered; want no loss", b.to, sent, s.got.Load(), answered)
+		} else {
+			t.Logf("allowed, to %s: %d sent, %d answered", b.to, sent, answered)
+		}
+	}
+	for i, b := range denied {
+		s := []*sink{badIn, badOut}[i]
+		if sent, _ := b.end(); sent == 0 || s.got.Load() != 0 {
+			t.Errorf("denied, to %s: %d sent, %d arrived; want none", b.to, sent, s.got.Load())
+		} else {
+			t.Logf("denied, to %s: %d sent, 0 arrived", b.to, sent)
+		}
+	}
+	// Nothing but policy was in the way of what was denied.
+	must(t, n.RemoveManifest("change.yaml"))
+	must(t, n.RemoveManifest("0.yaml"))
+	for i, b := range []*barrage{bombard(t, stranger.Netns, at(web, 3000)), bombard(t, web.Netns, at(stranger, 3000))} {
+		s := []*sink{badIn, badOut}[i]
+		eventually(t, func() error {
+			if s.got.Load() == 0 {
+				return fmt.Errorf("without policy nothing arrives at %s either", b.to)
+			}
+			return nil
+		})
+		b.end()
+	}
+}
+
+// revision is what the daemon says stands in a pod's kernel. It asks the socket
+// itself: a thousand times policyctl would measure policyctl.
+func revision(t *testing.T, c api.Client, sb *lab.Sandbox) string {
+	t.Helper()
+	var pods []api.PodSummary
+	must(t, c.Call(t.Context(), api.VerbPods, nil, &pods, nil))
+	for _, p := range pods {
+		if p.ContainerID == sb.ID && p.Status.State == api.StateEnforced {
+			return p.Status.Revision
+		}
+	}
+	return ""
+}
+
+// change is the i-th version of a policy for shop/web. All let it talk with
+// shop/friend, by one rule or another, and none with other/stranger.
+func change(rng *rand.Rand, i int) string {
+	friend := []string{
+		`{podSelector: {matchLabels: {app: friend}}}`,
+		`{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}`,
+		`{podSelector: {}}`,
+	}
+	rules := ""
+	for r := range 1 + rng.IntN(4) {
+		// Peers come and go, ports change, and the rules change places.
+		rules += fmt.Sprintf("  - PEERS: [%s, {ipBlock: {cidr: 198.18.%d.%d/32}}, {ipBlock: {cidr: \"2001:db8:%x::/64\"}}]\n",
+			friend[rng.IntN(len(friend))], i/250, i%250, 1+rng.IntN(0xfff))
+		if r > 0 {
+			first := 1 + rng.IntN(4000)
+			rules += fmt.Sprintf("    ports: [{port: %d, endPort: %d}, {port: 2000, protocol: UDP}]\n", first, first+rng.IntN(60000))
+		}
+	}
+	return fmt.Sprintf(`
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: change-%d}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+%s  egress:
+%s`, rng.IntN(3), strings.ReplaceAll(rules, "PEERS", "from"), strings.ReplaceAll(rules, "PEERS", "to"))
+}
