@@ -77,14 +77,9 @@ func (p Peers) Contains(addr netip.Addr) bool {
 		return true
 	}
 	addr = addr.Unmap().WithZone("")
-	return p.inside(netip.PrefixFrom(addr, addr.BitLen()))
-}
-
-// inside reports whether some prefix of p covers b.
-func (p Peers) inside(b netip.Prefix) bool {
-	// Disjoint and sorted: only the last prefix that starts at or before b can.
-	i := sort.Search(len(p.Prefixes), func(i int) bool { return p.Prefixes[i].Addr().Compare(b.Addr()) > 0 })
-	return i > 0 && covers(p.Prefixes[i-1], b)
+	// Disjoint and sorted: only the last prefix that starts at or before addr can.
+	i := sort.Search(len(p.Prefixes), func(i int) bool { return p.Prefixes[i].Addr().Compare(addr) > 0 })
+	return i > 0 && p.Prefixes[i-1].Contains(addr)
 }
 
 // Covers reports whether every address in q is in p.
@@ -95,8 +90,14 @@ func (p Peers) Covers(q Peers) bool {
 	if len(p.Prefixes) == len(q.Prefixes) && (len(p.Prefixes) == 0 || &p.Prefixes[0] == &q.Prefixes[0]) {
 		return true // the same slice, shared by the compiler
 	}
+	// Both are sorted, so one pass over both is enough: only the last prefix that
+	// starts at or before b can cover it.
+	i := 0
 	for _, b := range q.Prefixes {
-		if !p.inside(b) {
+		for i < len(p.Prefixes) && p.Prefixes[i].Addr().Compare(b.Addr()) <= 0 {
+			i++
+		}
+		if i == 0 || !covers(p.Prefixes[i-1], b) {
 			return false
 		}
 	}
