@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,6 +40,12 @@ var laws = []law{
 		breach: "func f(t *testing.T) { t.Skip() }"},
 	{name: "nothing is left to do", check: nothingLeft, tests: true,
 		breach: "// TO" + "DO: later."},
+	{name: "a package is named after what it is about", check: noVagueName, tests: true,
+		breach: "// The name of this package is in path."},
+	{name: "an interface has at most three methods", check: shortInterface,
+		breach: "type t interface { A(); B(); C(); D() }"},
+	{name: "an error is wrapped, and says operation object: cause", check: errorText,
+		breach: "func f(err error) { fmt.Errorf(\"Failed to open: %v\", err) }"},
 	{name: "only netnstest enters namespaces", check: noEntering, tests: true, except: []string{"internal/netnstest"},
 		breach: "func f() { unix.Setns(0, 0) }"},
 }
@@ -68,7 +75,7 @@ func TestLawsFindTheirBreach(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &source{fset: fset, file: file, path: "p/p.go", vars: make(map[string]bool)}
+			s := &source{fset: fset, file: file, path: "internal/util/p.go", vars: make(map[string]bool)}
 			s.declare()
 			found := 0
 			l.check(s, func(ast.Node, string) { found++ })
@@ -281,6 +288,49 @@ func noSkip(s *source, report func(ast.Node, string)) {
 
 func noEntering(s *source, report func(ast.Node, string)) {
 	calls(s, []string{"unix", "syscall"}, []string{"Setns", "Unshare"}, report)
+}
+
+func noVagueName(s *source, report func(ast.Node, string)) {
+	if slices.Contains([]string{"util", "utils", "common", "helpers", "types", "pkg", "misc"}, path.Base(s.folder())) {
+		report(s.file, s.folder())
+	}
+}
+
+func shortInterface(s *source, report func(ast.Node, string)) {
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		if i, ok := n.(*ast.InterfaceType); ok && i.Methods.NumFields() > 3 {
+			report(n, fmt.Sprintf("interface has %d methods", i.Methods.NumFields()))
+		}
+		return true
+	})
+}
+
+var badError = regexp.MustCompile(`^"([A-Z][a-z]|failed to|error|cannot|unable to)`)
+
+// errorText looks at the texts of errors, and for an err among the arguments of
+// fmt.Errorf that no %w wraps.
+func errorText(s *source, report func(ast.Node, string)) {
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok || len(call.Args) == 0 {
+			return true
+		}
+		fun, ok := call.Fun.(*ast.SelectorExpr)
+		text, isText := call.Args[0].(*ast.BasicLit)
+		if !ok || !isText || (fun.Sel.Name != "Errorf" && fun.Sel.Name != "New") {
+			return true
+		}
+		pkg := fmt.Sprint(fun.X)
+		if (pkg == "fmt" || pkg == "errors") && badError.MatchString(text.Value) {
+			report(n, text.Value)
+		}
+		for _, arg := range call.Args[1:] {
+			if id, ok := arg.(*ast.Ident); ok && pkg == "fmt" && id.Name == "err" && !strings.Contains(text.Value, "%w") {
+				report(n, text.Value+" does not wrap err")
+			}
+		}
+		return true
+	})
 }
 
 var leftToDo = regexp.MustCompile(`\b(TODO|FIXME|XXX)\b`)
