@@ -20,6 +20,10 @@ type World struct {
 	policy.Snapshot
 	Problems []api.Problem
 	Objects  map[string]int // how many objects of each kind count
+	// Unknown says why nothing is known, if that is so: the source can't be read
+	// and there is nothing from before. Such a World is empty, and a pod that is
+	// set up by it would be open to all that a policy may forbid.
+	Unknown string
 }
 
 // A Source publishes Worlds.

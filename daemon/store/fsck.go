@@ -86,16 +86,16 @@ func readMeta(f io.ReaderAt) (meta, bool, error) {
 	}
 	m1, err1 := metaAt(f, int64(second))
 	switch {
-	case err0 != nil && err1 != nil:
-		return meta{}, false, err0
-	case err0 != nil:
-		return m1, true, nil
-	case err1 != nil:
-		return m0, true, nil
-	case m1.tx > m0.tx:
+	case err0 == nil && err1 == nil && m0.tx > m1.tx:
+		return m0, false, nil
+	case err0 == nil && err1 == nil:
 		return m1, false, nil
+	case err0 == nil:
+		return m0, true, nil
+	case err1 == nil:
+		return m1, true, nil
 	}
-	return m0, false, nil
+	return meta{}, false, err0
 }
 
 func metaAt(f io.ReaderAt, off int64) (meta, error) {

@@ -102,19 +102,27 @@ func (t *txn) collect(table string, d *damage) (tally, error) {
 	}
 	var sum tally
 	err := b.ForEach(func(key, stored []byte) error {
-		value, err := unseal(table, key, stored)
-		if err == nil && table == attachments {
-			_, err = decode(key, value)
+		if f := look(table, key, stored); f.err == nil {
+			d.values = append(d.values, f)
+			sum = sum.with(stored)
+		} else {
+			d.bad = append(d.bad, f)
 		}
-		if err != nil {
-			d.bad = append(d.bad, find{table, bytes.Clone(key), bytes.Clone(stored), err})
-			return nil
-		}
-		d.values = append(d.values, find{table, bytes.Clone(key), bytes.Clone(value), nil})
-		sum = sum.with(stored)
 		return nil
 	})
 	return sum, err
+}
+
+// look reads one stored value.
+func look(table string, key, stored []byte) find {
+	value, err := unseal(table, key, stored)
+	if err == nil && table == attachments {
+		_, err = decode(key, value)
+	}
+	if err != nil {
+		value = stored
+	}
+	return find{table, bytes.Clone(key), bytes.Clone(value), err}
 }
 
 // errGone says that the file to replace is not there any more.

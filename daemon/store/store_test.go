@@ -177,7 +177,7 @@ func TestOpenRefusesAndLeavesAlone(t *testing.T) {
 		{"database that others can write", func(p string) error { return os.Chmod(p, 0o622) }},
 		{"database of another user", func(p string) error { return os.Chown(p, 65534, -1) }},
 		{"directory that others can write", func(p string) error { return os.Chmod(filepath.Dir(p), 0o770) }},
-		{"database that is a symbolic link", func(p string) error { return linkTo(p) }},
+		{"database that is a symbolic link", linkTo},
 		{"directory that is a symbolic link", func(p string) error { return linkTo(filepath.Dir(p)) }},
 		{"database that is a directory", func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) }},
 	}

@@ -24,7 +24,7 @@ func (t *tree) world(problems []api.Problem) source.World {
 	slices.SortStableFunc(objects, func(a, b object) int {
 		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.name, b.name))
 	})
-	w := source.World{Problems: problems, Objects: map[string]int{}}
+	w := source.World{Problems: problems, Objects: map[string]int{}, Unknown: t.unknown()}
 	for _, o := range objects {
 		w.Objects[o.kind]++
 		switch v := o.value.(type) {

@@ -39,7 +39,7 @@ func (o object) place() string { return fmt.Sprintf("%s (document %d)", o.file, 
 
 // A readFunc reads an object of one kind. If it does not fit its kind the error
 // is not nil, and the object holds what could be read.
-type readFunc func(raw []byte) (object, error, []api.Problem)
+type readFunc func(raw []byte) (object, []api.Problem, error)
 
 // kinds are the kinds that are read, except NetworkPolicy, by apiVersion and
 // kind.
@@ -55,13 +55,13 @@ var kinds = map[string]readFunc{
 // reader makes a readFunc of a kind's parser. Fields that the kind does not have
 // are ignored: newer Kubernetes prints newer fields.
 func reader[In kubernetes, Out any](kind string, parse func(*In) (Out, error), id func(Out) (namespace, name string)) readFunc {
-	return func(raw []byte) (object, error, []api.Problem) {
+	return func(raw []byte) (object, []api.Problem, error) {
 		var in In
 		misfit := kjson.UnmarshalCaseSensitivePreserveInts(raw, &in)
 		out, err := parse(&in)
 		o := object{kind: kind, value: out}
 		o.namespace, o.name = id(out)
-		return o, misfit, problems(o.String(), err)
+		return o, problems(o.String(), err), misfit
 	}
 }
 
@@ -94,7 +94,8 @@ func fieldOf(err error) string {
 	if errors.As(err, &te) {
 		return te.Field
 	}
-	if fe, ok := err.(kjson.FieldError); ok {
+	var fe kjson.FieldError
+	if errors.As(err, &fe) {
 		return fe.FieldPath()
 	}
 	return ""

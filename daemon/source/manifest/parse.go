@@ -149,7 +149,7 @@ func (p *parser) object(doc int, h header, raw []byte) {
 		p.problem("document %d: %s of %s is not read here", doc, h.Kind, orNone(h.APIVersion))
 		return
 	}
-	o, misfit, problems := read(raw)
+	o, problems, misfit := read(raw)
 	if misfit != nil {
 		p.breaks(doc, "%s: %s", o, oneLine(misfit))
 	}

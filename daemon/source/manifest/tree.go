@@ -33,6 +33,7 @@ type tree struct {
 	kept    map[string]object // NetworkPolicies that outlive their file, by object.String
 	inForce map[string]object // NetworkPolicies of the last world, by object.String
 	pending map[string][]byte // to be stored; nil deletes
+	seen    bool              // the directory has been read once
 	// What is wrong with the directory, with storing, and what was wrong when
 	// the store was read.
 	dirFault, saveFault, loadFault string
@@ -131,6 +132,7 @@ func (t *tree) scan() {
 		t.dirFault = fmt.Sprintf("%v; what was there before stays in force, until an empty directory withdraws it", cause(err))
 		return
 	}
+	t.seen = true
 	for name := range t.files {
 		if _, there := slices.BinarySearch(names, name); !there {
 			delete(t.files, name)
@@ -140,6 +142,14 @@ func (t *tree) scan() {
 	for _, name := range names {
 		t.read(name)
 	}
+}
+
+// unknown says why nothing is known, if that is so.
+func (t *tree) unknown() string {
+	if t.seen || len(t.files)+len(t.kept) > 0 {
+		return ""
+	}
+	return t.dirFault
 }
 
 // list returns the names of the manifests in dir, in order.

@@ -159,6 +159,26 @@ func TestDirectoryThatIsAwayKeepsEverything(t *testing.T) {
 	expect(t, "back and empty", look(tr), "")
 }
 
+func TestUnknownIsOnlyWhatWasNeverRead(t *testing.T) {
+	f, mem := newFolder(t), &memory{}
+	away := f.path("sub")
+	check := func(when string, tr *tree, want bool) {
+		t.Helper()
+		if got := look(tr).Unknown; (got != "") != want {
+			t.Errorf("%s: Unknown is %q, want one: %v", when, got, want)
+		}
+	}
+	tr := newTree(away, mem)
+	check("never there", tr, true)
+	f.must(os.Mkdir(away, 0o700))
+	check("there and empty", tr, false)
+	f.write("sub/a.yaml", webPolicy)
+	check("there", tr, false)
+	f.must(os.RemoveAll(away))
+	check("away again", tr, false)
+	check("away, known from before", newTree(away, mem), false)
+}
+
 func TestFirstOfTwoObjectsCounts(t *testing.T) {
 	f := newFolder(t)
 	pod := func(node string) string {

@@ -79,7 +79,7 @@ func (w *watch) wait(ctx context.Context) bool {
 	case <-again.C: // nothing was heard for long
 		return true
 	case <-w.events():
-	case <-w.errors(): // events were lost
+	case <-w.errors(): //nolint:errcheck // events were lost; reading everything makes up for it
 	}
 	rest := time.NewTimer(quiet)
 	defer rest.Stop()
@@ -91,7 +91,7 @@ func (w *watch) wait(ctx context.Context) bool {
 			return false
 		case <-w.events(): // still being written
 			rest.Reset(quiet)
-		case <-w.errors():
+		case <-w.errors(): //nolint:errcheck // as above
 		case <-rest.C: // written
 			return true
 		case <-enough.C: // being written all the time
