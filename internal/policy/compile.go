@@ -82,7 +82,7 @@ func newPeers(prefixes []netip.Prefix) ruleset.Peers {
 // tiers returns the tiers of the policies that select pod, without empty ones.
 func (w *World) tiers(d ruleset.Direction, selecting []*Policy, pod *Pod) []ruleset.Tier {
 	var tiers []ruleset.Tier
-	for _, layer := range []Layer{Admin, Standard, Baseline} {
+	for _, layer := range layers {
 		t := ruleset.Tier{Name: layer.tier(), Default: ruleset.Pass}
 		for _, p := range selecting {
 			if p.Layer == layer && p.side(d).Applies {

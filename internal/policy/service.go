@@ -10,33 +10,92 @@ import (
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
-// An egress is what two pods share that the same policies select and that stand
-// on the same node.
-type egress struct {
-	chain    ruleset.Chain // without the service tier
-	services map[frontend]*frontendState
-	blockers map[netip.Addr]bool // endpoints that are in some frontend's way
-	rules    []ruleset.Rule      // of the service tier, for a pod that is no blocker itself
+// A door is one port of a Service in one address family: where pods meet it, and
+// where it leads.
+type door struct {
+	proto          ruleset.Proto
+	vips           []netip.Addr
+	port, nodePort uint16
+	bits           int              // length of an address of the family
+	behind         []netip.AddrPort // endpoints that count
 }
 
-// A frontend is where pods meet one port of a Service.
+// A frontend is one place where pods meet a door.
 type frontend struct {
 	addr  netip.Addr
 	proto ruleset.Proto
 	port  uint16
 }
 
-// A frontendState is what decides about a frontend.
-type frontendState struct {
-	plain    bool         // the chain accepts the virtual address, taken as any other
-	closed   bool         // nothing is behind it, and the chain does not accept everything
-	blockers []netip.Addr // endpoints that the chain does not accept
+// findDoors lists the doors of all Services, once.
+func (w *World) findDoors() {
+	if w.opened {
+		return
+	}
+	w.opened, w.doorsTo = true, make(map[netip.Addr][]int)
+	for _, s := range w.services {
+		vips := distinct(s.Addresses)
+		for _, p := range s.Ports {
+			w.addDoor(s, p, vips, netip.IPv4Unspecified())
+			w.addDoor(s, p, vips, netip.IPv6Unspecified())
+		}
+	}
 }
 
-// accepts reports whether a pod whose own addresses are own may use the
-// frontend. A pod always reaches itself.
-func (f *frontendState) accepts(own []netip.Addr) bool {
-	return !f.closed && !slices.ContainsFunc(f.blockers, func(a netip.Addr) bool { return !slices.Contains(own, a) })
+// addDoor adds the door of port p of s in the family of the address like.
+func (w *World) addDoor(s *Service, p ServicePort, vips []netip.Addr, like netip.Addr) {
+	d := door{proto: p.Proto, port: p.Port, nodePort: p.NodePort, bits: like.BitLen()}
+	for _, a := range vips {
+		if a.BitLen() == d.bits {
+			d.vips = append(d.vips, a)
+		}
+	}
+	if len(d.vips) == 0 && d.nodePort == 0 {
+		return
+	}
+	d.behind = live(w.Backends(*s, p, like))
+	for _, b := range d.behind {
+		w.doorsTo[b.Addr()] = append(w.doorsTo[b.Addr()], len(w.doors))
+	}
+	w.doors = append(w.doors, d)
+}
+
+// live returns the ready ones of list, or all of it if none is ready.
+func live(list []Backend) []netip.AddrPort {
+	var ready, all []netip.AddrPort
+	for _, b := range list {
+		all = append(all, b.Addr)
+		if b.Ready {
+			ready = append(ready, b.Addr)
+		}
+	}
+	if len(ready) == 0 {
+		return all
+	}
+	return ready
+}
+
+// frontends calls visit for every place where pods on a node with addresses
+// nodes meet d.
+func (d *door) frontends(nodes []netip.Addr, visit func(frontend)) {
+	for _, a := range d.vips {
+		visit(frontend{a, d.proto, d.port})
+	}
+	for _, a := range nodes {
+		if d.nodePort != 0 && a.BitLen() == d.bits {
+			visit(frontend{a, d.proto, d.nodePort})
+		}
+	}
+}
+
+// An egress is what two pods share that the same policies select and that stand
+// on the same node.
+type egress struct {
+	chain    ruleset.Chain // without the service tier
+	nodes    []netip.Addr
+	opensAll bool           // the chain accepts every flow to anywhere
+	accepted []bool         // by door
+	rules    []ruleset.Rule // of the service tier
 }
 
 // egressChain is the pod's egress. The pod sees a Service's address before the
@@ -44,13 +103,8 @@ func (f *frontendState) accepts(own []netip.Addr) bool {
 // knows what is behind the virtual ones.
 func (w *World) egressChain(t Target, selecting []*Policy) ruleset.Chain {
 	e := w.egressOf(t, selecting)
-	rules := e.rules
-	own := append(distinct(t.Pod.Addresses), distinct(t.Addresses)...)
-	if slices.ContainsFunc(own, func(a netip.Addr) bool { return e.blockers[a] }) {
-		rules = e.serviceRules(own)
-	}
 	c := e.chain
-	if len(rules) > 0 {
+	if rules := e.rulesFor(w, append(distinct(t.Pod.Addresses), distinct(t.Addresses)...)); len(rules) > 0 {
 		tier := ruleset.Tier{Name: ruleset.TierService, Rules: rules, Default: ruleset.Pass}
 		c.Tiers = append([]ruleset.Tier{tier}, c.Tiers...)
 	}
@@ -67,10 +121,15 @@ func (w *World) egressOf(t Target, selecting []*Policy) *egress {
 	if !t.NodeEgressByPolicy {
 		tiers = node(nodes)
 	}
-	e := &egress{chain: chain(append(tiers, w.tiers(ruleset.Egress, selecting, &t.Pod)...))}
+	e := &egress{nodes: nodes, chain: chain(append(tiers, w.tiers(ruleset.Egress, selecting, &t.Pod)...))}
 	if !e.chain.Open() {
-		e.judge(w, nodes)
-		e.rules = e.serviceRules(nil)
+		w.findDoors()
+		e.opensAll = acceptsAll(e.chain.Tiers)
+		e.accepted = make([]bool, len(w.doors))
+		for i := range w.doors {
+			e.accepted[i] = e.acceptsBehind(&w.doors[i], nil)
+		}
+		e.rules = e.serviceRules(w.doors, e.accepted)
 	}
 	w.egress[key] = e
 	return e
@@ -89,65 +148,40 @@ func egressKey(selecting []*Policy, nodes []netip.Addr, byPolicy bool) string {
 	return string(b)
 }
 
-// judge asks the chain about every frontend and what is behind it.
-func (e *egress) judge(w *World, nodes []netip.Addr) {
-	e.services = make(map[frontend]*frontendState)
-	e.blockers = make(map[netip.Addr]bool)
-	opensAll := acceptsAll(e.chain.Tiers)
-	for _, s := range w.services {
-		for _, p := range s.Ports {
-			e.port(w, s, p, distinct(s.Addresses), p.Port, opensAll)
-			if p.NodePort != 0 {
-				e.port(w, s, p, nodes, p.NodePort, opensAll)
+// rulesFor returns the rules of the service tier for a pod whose own addresses
+// are own: a pod always reaches itself, so it is in no door's way.
+func (e *egress) rulesFor(w *World, own []netip.Addr) []ruleset.Rule {
+	var accepted []bool
+	for _, a := range own {
+		for _, i := range w.doorsTo[a] {
+			if e.accepted == nil || e.accepted[i] || !e.acceptsBehind(&w.doors[i], own) {
+				continue
 			}
+			if accepted == nil {
+				accepted = slices.Clone(e.accepted)
+			}
+			accepted[i] = true
 		}
 	}
+	if accepted == nil {
+		return e.rules
+	}
+	return e.serviceRules(w.doors, accepted)
 }
 
-// port judges port p of s where it is met: at number of each of the virtual
-// addresses vips. Of two Services at one frontend, both must be acceptable.
-func (e *egress) port(w *World, s *Service, p ServicePort, vips []netip.Addr, number uint16, opensAll bool) {
-	behind := make(map[int]frontendState) // by family
-	for _, vip := range vips {
-		b, ok := behind[vip.BitLen()]
-		if !ok {
-			b = e.behind(w.Backends(*s, p, vip), p.Proto, opensAll)
-			behind[vip.BitLen()] = b
-		}
-		at := frontend{vip, p.Proto, number}
-		f := e.services[at]
-		if f == nil {
-			f = &frontendState{plain: e.accepts(vip, p.Proto, number)}
-			e.services[at] = f
-		}
-		f.closed = f.closed || b.closed
-		f.blockers = append(f.blockers, b.blockers...)
-	}
-}
-
-// behind judges the backends of one frontend.
-func (e *egress) behind(backends []Backend, proto ruleset.Proto, opensAll bool) frontendState {
-	f := frontendState{closed: len(backends) == 0 && !opensAll}
-	for _, b := range live(backends) {
-		if a := b.Addr.Addr(); !e.accepts(a, proto, b.Addr.Port()) {
-			f.blockers = append(f.blockers, a)
-			e.blockers[a] = true
+// acceptsBehind reports whether e accepts everything behind d that is not one of
+// own. Behind a door without endpoints anything may come to be.
+func (e *egress) acceptsBehind(d *door, own []netip.Addr) bool {
+	for _, b := range d.behind {
+		if !slices.Contains(own, b.Addr()) && !e.accepts(b.Addr(), d.proto, b.Port()) {
+			return false
 		}
 	}
-	return f
+	return len(d.behind) > 0 || e.opensAll
 }
 
 func (e *egress) accepts(a netip.Addr, proto ruleset.Proto, port uint16) bool {
 	return e.chain.Decide(a, proto, port).Action == ruleset.Accept
-}
-
-// live returns the ready ones of list, or all of it if none is ready.
-func live(list []Backend) []Backend {
-	ready := slices.DeleteFunc(slices.Clone(list), func(b Backend) bool { return !b.Ready })
-	if len(ready) == 0 {
-		return list
-	}
-	return ready
 }
 
 // acceptsAll reports whether tiers accept every flow to anywhere by a rule that
@@ -177,24 +211,25 @@ func everything(m ruleset.Match) bool {
 	return m.Peers.Any && slices.Contains(m.Ports, ruleset.AnyPort)
 }
 
-// serviceRules returns the rules of the service tier for a pod at the addresses
-// own: one for each protocol, port and action, naming the frontends about which
-// the chain would be wrong.
-func (e *egress) serviceRules(own []netip.Addr) []ruleset.Rule {
+// serviceRules returns the rules of the service tier, given which doors are
+// accepted: one for each protocol, port and action, naming the frontends about
+// which the chain alone would be wrong.
+func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
 	type group struct {
 		proto  ruleset.Proto
 		port   uint16
 		action ruleset.Action
 	}
 	groups := make(map[group][]netip.Addr)
-	for at, f := range e.services {
-		if ok := f.accepts(own); ok != f.plain {
-			g := group{proto: at.proto, port: at.port}
-			if ok {
-				g.action = ruleset.Accept
-			}
-			groups[g] = append(groups[g], at.addr)
+	for f, ok := range e.verdicts(doors, accepted) {
+		if ok == e.accepts(f.addr, f.proto, f.port) {
+			continue
 		}
+		g := group{proto: f.proto, port: f.port, action: ruleset.Drop}
+		if ok {
+			g.action = ruleset.Accept
+		}
+		groups[g] = append(groups[g], f.addr)
 	}
 	rules := make([]ruleset.Rule, 0, len(groups))
 	for g, addrs := range groups {
@@ -207,6 +242,19 @@ func (e *egress) serviceRules(own []netip.Addr) []ruleset.Rule {
 		return a.Index - b.Index
 	})
 	return rules
+}
+
+// verdicts says which frontends are accepted. Where two doors have one frontend,
+// both must be.
+func (e *egress) verdicts(doors []door, accepted []bool) map[frontend]bool {
+	verdicts := make(map[frontend]bool)
+	for i := range doors {
+		doors[i].frontends(e.nodes, func(f frontend) {
+			before, met := verdicts[f]
+			verdicts[f] = accepted[i] && (before || !met)
+		})
+	}
+	return verdicts
 }
 
 func serviceRule(proto ruleset.Proto, port uint16, action ruleset.Action, vips []netip.Addr) ruleset.Rule {

@@ -34,6 +34,9 @@ type World struct {
 	matches map[*Rule][]ruleset.Match  // where they don't depend on the target
 	named   map[string][]ruleset.Match // by the content of peers and a named port
 	egress  map[string]*egress         // by what selects the pod, and its node
+	opened  bool                       // doors and doorsTo are filled
+	doors   []door                     // of all Services
+	doorsTo map[netip.Addr][]int       // by what is behind them
 }
 
 // A name is an object's within its kind. A struct, not a joined string: the pods
@@ -222,11 +225,14 @@ func (n *namespace) index() {
 	}
 }
 
-// comparePolicies is the order in which policies of one layer are tried. Among
-// NetworkPolicies it carries no meaning, only stability.
+// layers stand in the order in which a flow meets them.
+var layers = []Layer{Admin, Standard, Baseline}
+
+// comparePolicies is the order in which policies are tried. Among NetworkPolicies
+// it carries no meaning, only stability.
 func comparePolicies(a, b *Policy) int {
-	if c := cmp.Compare(a.Layer, b.Layer); c != 0 {
-		return c
+	if a.Layer != b.Layer {
+		return slices.Index(layers, a.Layer) - slices.Index(layers, b.Layer)
 	}
 	if a.Layer != Standard && a.Priority != b.Priority {
 		return cmp.Compare(a.Priority, b.Priority)
