@@ -1,54 +1,24 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwall/podwall/internal/nft"
 )
 
-// openNetns opens a pod's network namespace. What is at path must be one, and
-// not the one this process runs in: that is the node's, whose traffic a pod's
-// rules would cut off.
+// openNetns opens a pod's network namespace.
 func openNetns(path string) (*os.File, error) {
 	// O_NONBLOCK: opening a pipe would wait for its other end.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkNetns(f); err != nil {
+	if err := nft.CheckNetns(f); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return f, nil
-}
-
-func checkNetns(f *os.File) error {
-	var fsys unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fsys); err != nil {
-		return fmt.Errorf("statfs: %w", err)
-	}
-	if fsys.Type != unix.NSFS_MAGIC {
-		return errors.New("not a network namespace but a file of another kind")
-	}
-	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
-	if err != nil {
-		return fmt.Errorf("ask for the kind of namespace: %w", err)
-	}
-	if kind != unix.CLONE_NEWNET {
-		return errors.New("not a network namespace but one of another kind")
-	}
-	own, err := os.Stat("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	pod, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if os.SameFile(own, pod) {
-		return errors.New("is the node's own network namespace")
-	}
-	return nil
 }

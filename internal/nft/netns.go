@@ -1,0 +1,41 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// CheckNetns returns an error unless f refers to a network namespace that may be
+// a pod's: not the one this process runs in, which is the node's, whose traffic a
+// pod's rules would cut off.
+func CheckNetns(f *os.File) error {
+	var fsys unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fsys); err != nil {
+		return fmt.Errorf("statfs: %w", err)
+	}
+	if fsys.Type != unix.NSFS_MAGIC {
+		return errors.New("not a network namespace but a file of another kind")
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil {
+		return fmt.Errorf("ask for the kind of namespace: %w", err)
+	}
+	if kind != unix.CLONE_NEWNET {
+		return errors.New("not a network namespace but one of another kind")
+	}
+	own, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	pod, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if os.SameFile(own, pod) {
+		return errors.New("is the node's own network namespace")
+	}
+	return nil
+}
