@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
 )
 
 // image is the file of a database with some history: pages in use, free pages
@@ -219,4 +220,36 @@ func killedAfter(t *testing.T, dir string, n int) int {
 	}
 	_ = cmd.Wait() // killed
 	return count
+}
+
+// Each value of such a file is sound; only the tally tells.
+func TestVanishedAndRevivedValuesAreNoted(t *testing.T) {
+	key := recordKey(record(1).Key)
+	tests := []struct {
+		name string
+		harm func(b *bolt.Bucket, old []byte) error
+	}{
+		{"a value that vanished", func(b *bolt.Bucket, _ []byte) error { return b.Delete(key) }},
+		{"an old value that came back", func(b *bolt.Bucket, old []byte) error { return b.Put(key, old) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := fresh(t)
+			s := open(t, path)
+			must(t, s.PutMany(records(3)))
+			var old []byte
+			must(t, s.view("test", func(x *txn) error {
+				old = bytes.Clone(x.tx.Bucket([]byte(attachments)).Get(key))
+				return nil
+			}))
+			changed := record(1)
+			changed.Epoch++
+			must(t, s.Put(changed))
+			must(t, s.db.Update(func(tx *bolt.Tx) error { return tt.harm(tx.Bucket([]byte(attachments)), old) }))
+			closeStore(t, s)
+			if note := open(t, path).Note(); !strings.Contains(note, "attachments: ") {
+				t.Errorf("note %q, want one about attachments", note)
+			}
+		})
+	}
 }

@@ -71,7 +71,7 @@ func (s *Store) verify() error {
 				wrong = append(wrong, f.String())
 			}
 			if want := t.head.Tables[table]; sum != want {
-				wrong = append(wrong, fmt.Sprintf("%s: %d values were stored, %d of them are there", table, want.Count, sum.Count))
+				wrong = append(wrong, fmt.Sprintf("%s: of %d values that were stored last, %d were found, not all of them the last", table, want.Count, sum.Count))
 			}
 		}
 		if t.tx.Bucket([]byte(quarantine)) == nil {
