@@ -46,16 +46,29 @@ type daemon struct {
 	store   *store.Store
 	keeper  *reconcile.Keeper
 	source  source.Source
+	adopter adopt.Finder
+	said    string // about what can't be adopted, to say it once
 }
 
 // run works until ctx ends.
 func (d *daemon) run(ctx context.Context) error {
 	d.started = time.Now().UTC()
-	if err := d.prepare(); err != nil {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP) // from the start: it would end the process
+	defer signal.Stop(hup)
+	if err := d.open(); err != nil {
 		return err
 	}
 	defer d.store.Close()
+	if err := d.takeOver(); err != nil {
+		return err
+	}
 	listener, err := server.Listen(d.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	metrics, err := listenMetrics(d.cfg.MetricsAddress)
 	if err != nil {
 		return err
 	}
@@ -63,32 +76,32 @@ func (d *daemon) run(ctx context.Context) error {
 	// These are all the goroutines that last.
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.source.Run(ctx, d.keeper.SetWorld) })
-	g.Go(func() error { return d.keeper.Run(ctx, sweepEvery) })
+	g.Go(func() error { return d.keeper.Run(ctx) })
+	g.Go(func() error { return d.keeper.Watch(ctx, sweepEvery) })
+	g.Go(func() error { return d.watchAddresses(ctx) })
 	g.Go(func() error { return d.serve(ctx, listener) })
-	g.Go(func() error { return d.serveMetrics(ctx) })
-	g.Go(func() error { return d.chores(ctx) })
+	g.Go(func() error { return d.serveMetrics(ctx, metrics) })
+	g.Go(func() error { return d.chores(ctx, hup) })
 	g.Go(func() error { return d.announce(ctx) })
 	err = g.Wait()
 	d.log.Info("podwalld stops; every rule stays in place")
 	return err
 }
 
-// prepare opens what the daemon needs and takes over what an earlier run left.
-func (d *daemon) prepare() error {
+// open opens what the daemon needs. On error nothing is left open.
+func (d *daemon) open() error {
 	var err error
 	if d.source, err = d.chooseSource(); err != nil {
 		return err
 	}
-	if d.node = d.cfg.NodeName; d.node == "" {
-		if d.node, err = os.Hostname(); err != nil {
-			return fmt.Errorf("ask for the host name: %w", err)
-		}
+	if d.node, err = nodeName(d.cfg.NodeName); err != nil {
+		return err
 	}
 	if err := privateDir(filepath.Dir(d.cfg.Socket)); err != nil {
-		return err
+		return fmt.Errorf("socket: %w", err)
 	}
 	if d.store, err = store.Open(filepath.Join(d.cfg.StateDir, "state.db")); err != nil {
-		return err
+		return fmt.Errorf("stateDir: %w", err)
 	}
 	if note := d.store.Note(); note != "" {
 		d.log.Warn("state.db", "note", note)
@@ -96,15 +109,21 @@ func (d *daemon) prepare() error {
 	if m, ok := d.source.(*manifest.Source); ok {
 		m.Files = d.store
 	}
+	return nil
+}
+
+// takeOver makes the Keeper and gives it what an earlier run left.
+func (d *daemon) takeOver() error {
 	d.keeper = reconcile.New()
 	d.keeper.Store, d.keeper.Kernel, d.keeper.Log = d.store, reconcile.RealKernel, d.log
 	d.keeper.Node, d.keeper.NodeAddresses = d.node, nodeAddresses
 	d.keeper.SetNodeEgress(d.cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
+	d.adopter = adopt.Finder{Dir: d.cfg.CNICacheDir, Known: d.keeper.Knows, Tracked: tracked}
 	if err := d.keeper.Refresh(); err != nil {
 		return err
 	}
 	if err := d.restore(); err != nil {
-		return errors.Join(err, d.store.Close())
+		return err
 	}
 	d.drain()
 	d.adopt()
@@ -158,16 +177,23 @@ func (d *daemon) drain() {
 	}
 }
 
+// tracked reports whether podwall's table stands in a namespace.
+func tracked(netns int) bool {
+	counts, err := nft.Counters(netns)
+	return err == nil && len(counts) > 0
+}
+
 // adopt takes over the pods that run without having met podwalld.
 func (d *daemon) adopt() {
-	tracked := func(netns int) bool {
-		counts, err := nft.Counters(netns)
-		return err == nil && len(counts) > 0
-	}
-	found, err := adopt.Find(d.cfg.CNICacheDir, time.Now().UTC(), tracked)
+	found, err := d.adopter.Find(time.Now().UTC())
+	said := ""
 	if err != nil {
-		d.log.Warn("pods to adopt", "error", err)
+		said = err.Error()
 	}
+	if said != d.said && said != "" {
+		d.log.Warn("pods that can't be adopted", "error", err)
+	}
+	d.said = said
 	for _, r := range found {
 		if d.keeper.Adopt(r) {
 			d.log.Info("pod adopted", "pod", r.Pod(), "attachment", r.Key.String())
@@ -176,10 +202,7 @@ func (d *daemon) adopt() {
 }
 
 // chores does what has to be done now and then until ctx ends.
-func (d *daemon) chores(ctx context.Context) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, unix.SIGHUP)
-	defer signal.Stop(hup)
+func (d *daemon) chores(ctx context.Context, hup <-chan os.Signal) error {
 	tick := time.NewTicker(adoptEvery)
 	defer tick.Stop()
 	for {

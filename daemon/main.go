@@ -34,16 +34,17 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+	signal.Ignore(unix.SIGPIPE) // whoever reads the log may go; the daemon stays
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run is main with its surroundings as arguments; it returns the exit status.
-func run(ctx context.Context, args []string, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fail := func(status int, err error) int {
 		fmt.Fprintf(stderr, "podwalld: %v\n", err)
 		return status
 	}
-	read, err := commandLine(args, stderr)
+	read, err := commandLine(args, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -65,7 +66,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 
 // commandLine returns a function that reads the configuration: the file that
 // --config names, and the flags over it. It may be called again.
-func commandLine(args []string, stderr io.Writer) (func() (daemonconf.Config, error), error) {
+func commandLine(args []string, stdout io.Writer) (func() (daemonconf.Config, error), error) {
 	type setting struct{ flag, text string }
 	var settings []setting
 	fs := flag.NewFlagSet("podwalld", flag.ContinueOnError)
@@ -81,30 +82,39 @@ func commandLine(args []string, stderr io.Writer) (func() (daemonconf.Config, er
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		usage(stderr)
+		usage(stdout)
 		return nil, err
 	case err != nil:
 		return nil, err
 	case fs.NArg() > 0:
 		return nil, fmt.Errorf("argument %q: podwalld takes flags only", fs.Arg(0))
 	case *show:
-		fmt.Fprintln(stderr, "podwalld", version.Version)
+		fmt.Fprintln(stdout, "podwalld", version.Version)
 		return nil, flag.ErrHelp
 	}
-	return func() (daemonconf.Config, error) {
-		cfg := daemonconf.Default()
-		if *file != "" {
-			var err error
-			if cfg, err = daemonconf.Load(*file); err != nil {
-				return cfg, err
-			}
-		}
+	over := func(cfg daemonconf.Config) (daemonconf.Config, error) {
 		for _, s := range settings {
 			if err := cfg.Set(s.flag, s.text); err != nil {
 				return cfg, err
 			}
 		}
-		return cfg, cfg.Validate()
+		return cfg, nil
+	}
+	if _, err := over(daemonconf.Default()); err != nil {
+		return nil, err // a wrong command line, not a wrong file
+	}
+	return func() (cfg daemonconf.Config, err error) {
+		cfg = daemonconf.Default()
+		if *file != "" {
+			cfg, err = daemonconf.Load(*file)
+		}
+		if err == nil {
+			cfg, err = over(cfg)
+		}
+		if err == nil {
+			err = cfg.Validate()
+		}
+		return cfg, err
 	}, nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -15,19 +16,31 @@ import (
 	"github.com/podwall/podwall/internal/version"
 )
 
-// serveMetrics serves Prometheus metrics at the configured address until ctx
-// ends. An empty address serves nothing.
-func (d *daemon) serveMetrics(ctx context.Context) error {
-	if d.cfg.MetricsAddress == "" {
+// listenMetrics opens the configured address. An empty one is no listener.
+func listenMetrics(addr string) (net.Listener, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("metricsAddress: %w", err)
+	}
+	return l, nil
+}
+
+// serveMetrics serves Prometheus metrics at l until ctx ends, and nothing if
+// there is no l.
+func (d *daemon) serveMetrics(ctx context.Context, l net.Listener) error {
+	if l == nil {
 		return nil
 	}
-	l, err := net.Listen("tcp", d.cfg.MetricsAddress)
-	if err != nil {
-		return fmt.Errorf("metricsAddress: %w", err)
-	}
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(d.registry(), promhttp.HandlerOpts{}))
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	mux.Handle("/metrics", promhttp.HandlerFor(d.registry(), promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	s := &http.Server{
+		Handler:     mux,
+		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
+	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.Serve(l); ctx.Err() == nil {

@@ -6,9 +6,23 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
+
+// nodeName returns the configured name or, as the kubelet does, the host's in
+// lower case.
+func nodeName(configured string) (string, error) {
+	if configured != "" {
+		return configured, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("nodeName: ask for the host's name: %w", err)
+	}
+	return strings.ToLower(strings.TrimSpace(host)), nil
+}
 
 // nodeAddresses returns the addresses of this node's own interfaces, from which
 // its processes may reach a pod. Loopback addresses never come from outside a

@@ -3,10 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
@@ -14,21 +11,26 @@ import (
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
+// errDeleted is what an ADD gets whose attachment was deleted, or added anew,
+// before its end.
+var errDeleted = errors.New("it was deleted meanwhile")
+
 // An Adding is an attachment in the middle of ADD. It ends with Finish or Abort.
 type Adding struct {
 	Rules ruleset.RuleSet // for the plugin to install
 
 	k       *Keeper
 	a       *attachment
-	netns   *os.File
-	version uint64 // the first that has the attachment
+	netns   *os.File // nil once the attachment has it
+	version uint64   // the first that has the attachment
 }
 
 // Begin starts the ADD of req, whose namespace is netns, and returns the rule
 // set to install. From here on the attachment's addresses are in other pods'
 // rules. Begin takes over netns, and closes it on error. An earlier attachment
-// of the same key is replaced.
+// of the same key is replaced: nothing is written for it any more.
 func (k *Keeper) Begin(req api.Attachment, netns *os.File) (*Adding, error) {
+	netns = outOfTheWay(netns)
 	ad, err := k.begin(req, netns)
 	if err != nil {
 		_ = netns.Close()
@@ -38,7 +40,7 @@ func (k *Keeper) Begin(req api.Attachment, netns *os.File) (*Adding, error) {
 }
 
 func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
-	if err := checkNetns(netns); err != nil {
+	if err := nft.CheckNetns(netns); err != nil {
 		return nil, api.Errorf(api.CodeInvalid, "attachment %s: network namespace: %v", req.Key, err)
 	}
 	id, err := NetnsIDOf(netns)
@@ -49,20 +51,33 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 	if err := k.Refresh(); err != nil {
 		return nil, err
 	}
+	a := &attachment{record: store.Record{Attachment: req, NetnsID: id, AddedAt: stamp()}, adding: true}
+	a.status = pending(a.record, "being added")
+	ad := &Adding{k: k, a: a, netns: netns}
+	old, err := k.admit(ad)
+	if old != nil {
+		old.settle()
+	}
+	return ad, err
+}
+
+// admit makes ad's attachment one of the Keeper's and compiles its rules. It
+// returns the one that it replaces, if any.
+func (k *Keeper) admit(ad *Adding) (old *attachment, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.synced.IsZero() {
 		return nil, errNotSynced
 	}
-	if old := k.attachments[req.Key]; old != nil {
+	key := ad.a.record.Key
+	if old = k.attachments[key]; old != nil {
 		old.forget()
+		ad.a.stored = old.stored
 	}
-	a := &attachment{record: store.Record{Attachment: req, NetnsID: id, AddedAt: stamp()}, adding: true}
-	a.status = pending(a.record, "being added")
-	k.attachments[req.Key] = a
+	k.attachments[key] = ad.a
 	k.changed()
-	rules := k.compile(a)
-	return &Adding{Rules: rules, k: k, a: a, netns: netns, version: k.version}, nil
+	ad.Rules, ad.version = k.compile(ad.a), k.version
+	return old, nil
 }
 
 // Finish ends an ADD whose plugin has installed the rules: it waits until every
@@ -71,7 +86,7 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 func (ad *Adding) Finish(ctx context.Context, done api.Applied) error {
 	if err := ad.finish(ctx, done); err != nil {
 		ad.Abort()
-		return err
+		return api.Errorf(api.CodeUnavailable, "add %s: %v", ad.a.record.Key, err)
 	}
 	return nil
 }
@@ -83,88 +98,69 @@ func (ad *Adding) finish(ctx context.Context, done api.Applied) error {
 	k.enforced(a, nft.Known{Rules: ad.Rules, Epoch: done.Epoch, Generation: done.Generation, Others: done.Others}, ad.version)
 	k.mu.Unlock()
 	if err := k.waitFor(ctx, ad.version); err != nil {
-		return api.Errorf(api.CodeUnavailable, "add %s: %v", a.record.Key, err)
+		return err
 	}
-	if err := ad.catchUp(); err != nil {
-		return api.Errorf(api.CodeUnavailable, "add %s: %v", a.record.Key, err)
-	}
-	ad.keepNetns()
-	return nil
-}
-
-// catchUp brings the attachment to the present version, stores it, and hands it
-// to the rounds.
-func (ad *Adding) catchUp() error {
-	k, a := ad.k, ad.a
 	k.mu.Lock()
 	j := job{a: a, rules: k.compile(a), version: k.version}
 	k.mu.Unlock()
 	if err := k.write(j, int(ad.netns.Fd())); err != nil {
 		return err
 	}
-	k.mu.Lock()
-	record := a.record
-	k.mu.Unlock()
-	if err := k.Store.PutMany([]store.Record{record}); err != nil {
-		return fmt.Errorf("store the attachment: %w", err)
+	if err := ad.handOver(j.version); err != nil {
+		return err
+	}
+	if err := k.persist(a.record.Key); err != nil {
+		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if a.gone {
-		return errors.New("it was deleted meanwhile")
-	}
-	a.adding = false
-	if k.version != j.version {
-		k.wake() // rounds have passed it by
+		return errDeleted
 	}
 	return nil
 }
 
-// keepNetns keeps the namespace's descriptor where its path does not lead to it
-// from here, and closes it otherwise: a descriptor pins the namespace.
-func (ad *Adding) keepNetns() {
+// handOver leaves the attachment, whose rules of the given version stand, to the
+// rounds. Its namespace's descriptor, which pins the namespace, goes with it only
+// where the path does not lead there from here.
+func (ad *Adding) handOver(version uint64) error {
 	k, a := ad.k, ad.a
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	f, err := openNetns(a.record)
+	record := a.record
+	k.mu.Unlock()
+	byPath, err := openNetns(record)
 	if err == nil {
-		_ = f.Close()
-		_ = ad.netns.Close()
-		return
+		_ = byPath.Close()
 	}
-	k.Log.Warn("the namespace is kept open: its path does not lead to it from here", "pod", a.record.Pod(), "path", a.record.Netns, "error", err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if a.gone {
-		_ = ad.netns.Close()
-		return
+		return errDeleted
 	}
-	// High numbers, because package nft needs the low ones.
-	const high = 4096
-	if fd, err := unix.FcntlInt(ad.netns.Fd(), unix.F_DUPFD_CLOEXEC, high); err == nil {
+	if err == nil {
 		_ = ad.netns.Close()
-		ad.netns = os.NewFile(uintptr(fd), a.record.Netns)
+	} else {
+		k.Log.Warn("the namespace is kept open: its path does not lead to it from here",
+			"pod", record.Pod(), "path", record.Netns, "error", err)
+		a.netns = ad.netns
 	}
-	a.netns = ad.netns
+	ad.netns = nil
+	a.adding = false
+	if k.version != version {
+		k.wake() // rounds have passed it by
+	}
+	return nil
 }
 
 // Abort forgets an attachment whose ADD was not finished, unless another ADD has
 // replaced it meanwhile. The rules that may stand already are left: the
 // namespace goes, or an ADD comes again and replaces them.
 func (ad *Adding) Abort() {
-	k, a := ad.k, ad.a
-	_ = ad.netns.Close()
-	k.mu.Lock()
-	a.forget()
-	if k.attachments[a.record.Key] == a {
-		delete(k.attachments, a.record.Key)
-		k.changed()
+	if ad.netns != nil {
+		_ = ad.netns.Close()
 	}
-	replaced := k.attachments[a.record.Key] != nil
-	k.mu.Unlock()
-	if replaced {
-		return
-	}
-	if err := k.Store.Delete(a.record.Key); err != nil {
-		k.Log.Error("forget an attachment that was not added", "attachment", a.record.Key.String(), "error", err)
+	if err := ad.k.drop(ad.a); err != nil {
+		ad.k.Log.Error("forget an attachment that was not added", "error", err)
 	}
 }
 

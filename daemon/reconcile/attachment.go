@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/utils"
 	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/daemon/store"
@@ -24,12 +25,14 @@ type attachment struct {
 	restored bool // from the store, and not looked at yet
 	look     bool // somebody else may have changed the rules
 	known    *nft.Known
-	applied  uint64 // the version whose rules stand
+	applied  uint64       // the version whose rules stand
+	stored   store.Record // what the store holds of it; zero if nothing
 	// netns is the namespace, where record.Netns does not lead to it from here.
 	netns *os.File
 
-	// writing is held while the kernel is written, so that rules of an older
-	// version never replace newer ones. It is taken before the Keeper's mutex.
+	// writing is held while the kernel is written or compared, so that rules of
+	// an older version never replace newer ones. It is taken before the Keeper's
+	// mutex.
 	writing sync.Mutex
 }
 
@@ -42,10 +45,33 @@ func (a *attachment) forget() {
 	}
 }
 
+// settle waits for the transaction of a forgotten attachment that is under way.
+// There is no other one after it, so what comes next in that namespace stays.
+func (a *attachment) settle() {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+}
+
 // pending is the status of an attachment whose rules are not known to stand.
 func pending(r store.Record, why string) api.AttachmentStatus {
 	return api.AttachmentStatus{State: api.StatePending, Message: why, Revision: r.Revision, Epoch: r.Epoch,
 		AppliedAt: r.AppliedAt, Took: r.Took}
+}
+
+// CheckKey returns an error unless key is one that the CNI specification allows.
+// The Keeper takes no other.
+func CheckKey(key api.Key) error {
+	const longest = 255
+	if err := utils.ValidateContainerID(key.ContainerID); err != nil {
+		return err
+	}
+	if len(key.ContainerID) > longest {
+		return fmt.Errorf("containerID of %d bytes: want at most %d", len(key.ContainerID), longest)
+	}
+	if err := utils.ValidateInterfaceName(key.Interface); err != nil {
+		return err
+	}
+	return nil
 }
 
 // NetnsIDOf identifies the namespace that f refers to.
@@ -57,30 +83,12 @@ func NetnsIDOf(f *os.File) (store.NetnsID, error) {
 	return store.NetnsID{Device: st.Dev, Inode: st.Ino}, nil
 }
 
-// checkNetns returns an error unless f refers to a network namespace.
-func checkNetns(f *os.File) error {
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
-		return fmt.Errorf("statfs: %w", err)
-	}
-	if fs.Type != unix.NSFS_MAGIC {
-		return fmt.Errorf("%s is no namespace", f.Name())
-	}
-	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
-	if err != nil {
-		return fmt.Errorf("ask for the kind of namespace: %w", err)
-	}
-	if kind != unix.CLONE_NEWNET {
-		return fmt.Errorf("%s is a namespace of another kind", f.Name())
-	}
-	return nil
-}
-
 // openNetns opens the namespace of r by its path. An error that matches
 // errOtherNetns says that the path leads to another one, or nowhere: the
 // attachment is gone.
 func openNetns(r store.Record) (*os.File, error) {
-	f, err := os.Open(r.Netns)
+	// O_NONBLOCK: opening a pipe would wait for its other end.
+	f, err := os.OpenFile(r.Netns, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if os.IsNotExist(err) {
 		return nil, fmt.Errorf("%w: %w", errOtherNetns, err)
 	}
@@ -92,7 +100,7 @@ func openNetns(r store.Record) (*os.File, error) {
 		err = fmt.Errorf("%w: %s is another one now", errOtherNetns, r.Netns)
 	}
 	if err == nil {
-		err = checkNetns(f)
+		err = nft.CheckNetns(f)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -104,15 +112,35 @@ func openNetns(r store.Record) (*os.File, error) {
 // open returns the attachment's namespace; the caller closes it.
 func (k *Keeper) open(a *attachment) (*os.File, error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if a.netns == nil {
-		return openNetns(a.record)
+	record, kept, err := a.record, (*os.File)(nil), error(nil)
+	if a.netns != nil {
+		kept, err = duplicate(a.netns, 0)
 	}
-	fd, err := unix.FcntlInt(a.netns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	k.mu.Unlock()
+	if kept != nil || err != nil {
+		return kept, err
+	}
+	return openNetns(record) // takes as long as the path does: nobody waits for it
+}
+
+// duplicate returns another descriptor of f, with a number of at least least.
+func duplicate(f *os.File, least int) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, least)
 	if err != nil {
 		return nil, fmt.Errorf("duplicate descriptor: %w", err)
 	}
-	return os.NewFile(uintptr(fd), a.record.Netns), nil
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// outOfTheWay moves f to a high descriptor number: it may be kept for long, and
+// package nft can't do without the low ones.
+func outOfTheWay(f *os.File) *os.File {
+	moved, err := duplicate(f, 4096)
+	if err != nil {
+		return f // so many are not allowed: there are low ones enough, then
+	}
+	_ = f.Close()
+	return moved
 }
 
 // stamp is the moment as records have it.

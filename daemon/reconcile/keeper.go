@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -49,6 +48,8 @@ type Keeper struct {
 	Parallel int
 
 	kick chan struct{} // holds one token while there is a version to work on
+
+	storing sync.Mutex // held while the store is written; taken before mu
 
 	mu                 sync.Mutex // guards what follows
 	world              source.World
@@ -112,7 +113,7 @@ func (k *Keeper) Restore(records []store.Record) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, r := range records {
-		k.attachments[r.Key] = &attachment{record: r, restored: true, status: pending(r, "the daemon has just started")}
+		k.attachments[r.Key] = &attachment{record: r, stored: r, restored: true, status: pending(r, "the daemon has just started")}
 	}
 	k.changed()
 }
@@ -134,17 +135,12 @@ func (k *Keeper) Synced() error {
 	return nil
 }
 
-// Run works until ctx ends: a round whenever something changed, and a sweep
-// every interval.
-func (k *Keeper) Run(ctx context.Context, interval time.Duration) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
+// Run makes a round whenever something changed, until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C: // look for what nobody told us
-			k.sweep(ctx)
 		case <-k.kick: // something changed
 			k.round(ctx)
 		}
@@ -185,44 +181,4 @@ func (k *Keeper) Refresh() error {
 		k.changed()
 	}
 	return nil
-}
-
-// Delete forgets an attachment, durably. One that is not known is no error. The
-// rules stay with the namespace.
-func (k *Keeper) Delete(key api.Key) error {
-	k.mu.Lock()
-	a := k.attachments[key]
-	if a != nil {
-		delete(k.attachments, key)
-		a.forget()
-		k.changed()
-	}
-	k.mu.Unlock()
-	if err := k.Store.Delete(key); err != nil {
-		return fmt.Errorf("forget %s: %w", key, err)
-	}
-	return nil
-}
-
-// Keep forgets the attachments of a network that are not in valid, as CNI GC
-// asks. It goes on after errors and returns them joined.
-func (k *Keeper) Keep(network string, valid []api.Key) error {
-	keep := map[api.Key]bool{}
-	for _, v := range valid {
-		keep[v] = true
-	}
-	k.mu.Lock()
-	var gone []api.Key
-	for key, a := range k.attachments {
-		if a.record.Network == network && !keep[key] && !a.adding {
-			gone = append(gone, key)
-		}
-	}
-	k.mu.Unlock()
-	var errs []error
-	for _, key := range gone {
-		k.Log.Info("forget an attachment the runtime does not know", "attachment", key.String(), "network", network)
-		errs = append(errs, k.Delete(key))
-	}
-	return errors.Join(errs...)
 }

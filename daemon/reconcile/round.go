@@ -41,7 +41,14 @@ func (k *Keeper) round(ctx context.Context) {
 		})
 	}
 	_ = g.Wait() // carryOut reports its own errors
-	k.save(jobs)
+	keys := make([]api.Key, 0, len(jobs))
+	for _, j := range jobs {
+		keys = append(keys, j.a.record.Key)
+	}
+	// Not having them costs a look at the kernel after the next start, no more.
+	if err := k.persist(keys...); err != nil {
+		k.Log.Error("store what was applied", "error", err)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() == nil {
@@ -104,7 +111,7 @@ func (k *Keeper) carryOut(j job) {
 	case err == nil:
 	case errors.Is(err, errOtherNetns):
 		k.Log.Info("forget an attachment whose namespace is gone", "pod", j.a.record.Pod(), "attachment", j.a.record.Key.String())
-		if err := k.Delete(j.a.record.Key); err != nil {
+		if err := k.drop(j.a); err != nil {
 			k.Log.Error("forget an attachment", "error", err)
 		}
 	default:
@@ -128,11 +135,15 @@ func (k *Keeper) write(j job, netns int) error {
 	if err != nil {
 		return err
 	}
+	took := time.Since(start)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if a.record.Revision == "" && a.record.Adopted == ruleset.AdoptedNow {
+		a.record.AdoptedAt = stamp() // grace counts from its first rules on
+	}
 	if wrote {
-		k.Log.Debug("rules applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "epoch", now.Epoch, "took", time.Since(start))
-		a.record.AppliedAt, a.record.Took = stamp(), time.Since(start)
+		k.Log.Debug("rules applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "epoch", now.Epoch, "took", took)
+		a.record.AppliedAt, a.record.Took = stamp(), took
 		if last != nil && reflect.DeepEqual(last.Rules, j.rules) {
 			k.Log.Warn("the rules had been changed by somebody else and are repaired", "pod", a.record.Pod(), "attachment", a.record.Key.String())
 		}
@@ -151,30 +162,16 @@ func (k *Keeper) enforced(a *attachment, now nft.Known, version uint64) {
 }
 
 // failed notes that the rules could not be made to stand, and that what does is
-// not known any more.
+// not known any more. It says so once for each cause.
 func (k *Keeper) failed(a *attachment, err error) {
-	k.Log.Error("rules not applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "error", err)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	a.known = nil
-	a.status.State, a.status.Message = api.StateError, err.Error()
-}
-
-// save stores the records of the attachments that a round looked at.
-func (k *Keeper) save(jobs []job) {
-	k.mu.Lock()
-	var records []store.Record
-	for _, j := range jobs {
-		if !j.a.gone && j.a.status.State == api.StateEnforced {
-			records = append(records, j.a.record)
-		}
-	}
-	k.mu.Unlock()
-	if len(records) == 0 {
+	if a.gone {
 		return
 	}
-	// Not having them costs a look at the kernel after the next start, no more.
-	if err := k.Store.PutMany(records); err != nil {
-		k.Log.Error("store what was applied", "error", err)
+	if a.status.State != api.StateError || a.status.Message != err.Error() {
+		k.Log.Error("rules not applied; tried again from now on", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "error", err)
 	}
+	a.known = nil
+	a.status.State, a.status.Message = api.StateError, err.Error()
 }

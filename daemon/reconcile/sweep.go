@@ -13,6 +13,20 @@ import (
 // its rules.
 const grace = 30 * time.Second
 
+// Watch sweeps once every interval until ctx ends.
+func (k *Keeper) Watch(ctx context.Context, interval time.Duration) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C: // look for what nobody told us
+			k.sweep(ctx)
+		}
+	}
+}
+
 // sweep looks for what nobody tells the daemon: namespaces that went without a
 // DEL, nftables changes by others, new addresses of the node, rules that could
 // not be applied and may be now, and adoptions that are old enough.
@@ -43,25 +57,41 @@ func (k *Keeper) settled() []*attachment {
 
 // visit looks at one attachment and asks for a round if there is work.
 func (k *Keeper) visit(a *attachment) {
-	var generation uint32
-	netns, err := k.open(a)
-	if err == nil {
-		generation, err = k.Kernel.Generation(int(netns.Fd()))
-		_ = netns.Close()
-	}
+	k.mu.Lock()
+	known := a.known
+	k.mu.Unlock()
+	generation, err := k.generation(a)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case a.gone:
+		return
 	case errors.Is(err, errOtherNetns), a.status.State != api.StateEnforced:
-		k.wake() // the round forgets it, or tries again
-		a.look = true
-	case err == nil && a.known != nil && a.known.Generation != generation:
-		a.look = true
+		a.look = true // the round forgets it, or tries again
+		k.wake()
+	case err == nil && known != nil && known == a.known && known.Generation != generation:
+		a.look = true // somebody wrote there; if not a round, that is
 		k.wake()
 	}
-	if a.record.Adopted == ruleset.AdoptedNow && time.Since(a.record.AdoptedAt) > grace {
+	if a.record.Adopted == ruleset.AdoptedNow && a.status.State == api.StateEnforced && over(a.record.AdoptedAt) {
 		a.record.Adopted = ruleset.AdoptedTCP
 		k.changed()
 	}
+}
+
+// over reports whether the grace that began at start is over. It is, too, where
+// the clock was set back beyond its beginning.
+func over(start time.Time) bool {
+	age := time.Since(start)
+	return age < 0 || age > grace
+}
+
+// generation returns that of the attachment's namespace.
+func (k *Keeper) generation(a *attachment) (uint32, error) {
+	netns, err := k.open(a)
+	if err != nil {
+		return 0, err
+	}
+	defer netns.Close()
+	return k.Kernel.Generation(int(netns.Fd()))
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/explain"
+	"github.com/podwall/podwall/internal/nft"
 	"github.com/podwall/podwall/internal/policy"
 	"github.com/podwall/podwall/internal/ruleset"
 )
@@ -147,34 +149,55 @@ func (k *Keeper) inspect(a *attachment) api.Inspection {
 	for _, s := range w.Selecting(pod) {
 		in.Policies = append(in.Policies, selecting(s))
 	}
-	known := a.known
 	k.mu.Unlock()
+	k.inspectKernel(a, &in)
+	return in
+}
+
+// inspectKernel adds to in what the kernel holds.
+func (k *Keeper) inspectKernel(a *attachment, in *api.Inspection) {
 	in.Kernel = api.KernelView{Table: "inet " + ruleset.TableName}
-	if known == nil {
-		in.Kernel.Error = "what the kernel holds is not known"
-		return in
-	}
 	netns, err := k.open(a)
 	if err != nil {
 		in.Kernel.Error = err.Error()
-		return in
+		return
 	}
 	defer netns.Close()
-	diffs, generation, err := k.Kernel.Check(int(netns.Fd()), a.record.Interface, *known)
+	diffs, generation, known, err := k.compare(a, netns)
 	in.Kernel.Generation, in.Kernel.Differences, in.Kernel.InSync = generation, diffs, err == nil && len(diffs) == 0
 	if err != nil {
 		in.Kernel.Error = err.Error()
+	}
+	if known == nil {
+		return
 	}
 	counts, err := k.Kernel.Counters(int(netns.Fd()))
 	if err != nil {
 		in.Kernel.Error = err.Error()
 	}
 	in.Rules, in.Dropped = rulesOf(a.record.Interface, known.Rules, counts)
-	return in
 }
 
 func selecting(s policy.Selection) api.SelectingPolicy {
 	return api.SelectingPolicy{Ref: s.Policy, Ingress: s.Ingress, Egress: s.Egress, Selector: s.Selector, Problem: s.Broken}
+}
+
+// errNotKnown says that there is nothing to compare the kernel with.
+var errNotKnown = errors.New("what the kernel holds is not known")
+
+// compare returns the differences between what an attachment's namespace holds
+// and what it should, and what that is; nothing is written meanwhile.
+func (k *Keeper) compare(a *attachment, netns *os.File) (diffs []string, generation uint32, known *nft.Known, err error) {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	k.mu.Lock()
+	known = a.known
+	k.mu.Unlock()
+	if known == nil {
+		return nil, 0, nil, errNotKnown
+	}
+	diffs, generation, err = k.Kernel.Check(int(netns.Fd()), a.record.Interface, *known)
+	return diffs, generation, known, err
 }
 
 // Check compares an attachment's rules in the kernel with those that should be
@@ -182,9 +205,16 @@ func selecting(s policy.Selection) api.SelectingPolicy {
 func (k *Keeper) Check(key api.Key, netns *os.File) error {
 	k.mu.Lock()
 	a := k.attachments[key]
+	var status api.AttachmentStatus
+	if a != nil {
+		status = a.status
+	}
 	k.mu.Unlock()
-	if a == nil {
+	switch {
+	case a == nil:
 		return api.Errorf(api.CodeNotFound, "attachment %s: podwalld does not know it", key)
+	case status.State != api.StateEnforced:
+		return api.Errorf(api.CodeUnavailable, "attachment %s: %s: %s", key, status.State, status.Message)
 	}
 	if netns == nil {
 		f, err := k.open(a)
@@ -194,17 +224,13 @@ func (k *Keeper) Check(key api.Key, netns *os.File) error {
 		defer f.Close()
 		netns = f
 	}
-	k.mu.Lock()
-	status, stands := a.status, a.known
-	k.mu.Unlock()
-	if status.State != api.StateEnforced || stands == nil {
-		return api.Errorf(api.CodeUnavailable, "attachment %s: %s: %s", key, status.State, status.Message)
-	}
-	diffs, _, err := k.Kernel.Check(int(netns.Fd()), key.Interface, *stands)
-	if err != nil {
-		return err
-	}
-	if len(diffs) > 0 {
+	diffs, _, _, err := k.compare(a, netns)
+	switch {
+	case errors.Is(err, errNotKnown):
+		return api.Errorf(api.CodeUnavailable, "attachment %s: %v", key, err)
+	case err != nil:
+		return fmt.Errorf("check %s: %w", key, err)
+	case len(diffs) > 0:
 		return api.Errorf(api.CodeInternal, "attachment %s: the kernel does not hold its rules: %s", key, strings.Join(diffs, "; "))
 	}
 	return nil

@@ -45,11 +45,18 @@ func (k *Keeper) policy() *policy.World {
 // podOf returns the pod that a belongs to.
 func (k *Keeper) podOf(w *policy.World, a *attachment) policy.Pod {
 	id := a.pod()
+	if p, ok := w.Pod(id.namespace, strangerName(id.name, a.record.UID)); ok {
+		return p
+	}
 	if p, ok := w.Pod(id.namespace, id.name); ok && sameUID(p.UID, a.record.UID) {
 		return p
 	}
 	return k.unlisted(a)
 }
+
+// strangerName is what a pod is called whose own name is another's: no pod can
+// have such a name.
+func strangerName(name, uid string) string { return name + "/" + uid }
 
 // unlisted is a pod that the source does not know: without labels.
 func (k *Keeper) unlisted(a *attachment) policy.Pod {
@@ -84,13 +91,14 @@ func (k *Keeper) pods() []policy.Pod {
 			taken[addr] = true
 		}
 	}
+	holders := k.holders()
 	pods := make([]policy.Pod, 0, len(k.world.Pods)+len(local))
 	for _, p := range k.world.Pods {
 		id := podID{p.Namespace, p.Name}
 		mine, others := split(local[id], p.UID)
 		switch {
 		case len(mine) > 0:
-			p.Addresses, p.Node, p.HostNetwork = addressesOf(mine), k.Node, false
+			p.Addresses, p.Node, p.HostNetwork = holders.of(mine), k.Node, false
 			local[id] = others
 		case slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return taken[a] }):
 			p.Addresses = slices.DeleteFunc(slices.Clone(p.Addresses), func(a netip.Addr) bool { return taken[a] })
@@ -102,7 +110,7 @@ func (k *Keeper) pods() []policy.Pod {
 		named[podID{p.Namespace, p.Name}] = true
 	}
 	for id, as := range local {
-		pods = append(pods, k.strangers(as, named[id])...)
+		pods = append(pods, k.strangers(as, named[id], holders)...)
 	}
 	return pods
 }
@@ -110,7 +118,7 @@ func (k *Keeper) pods() []policy.Pod {
 // strangers returns the pods of attachments that share a name which the source
 // does not know, or knows as another pod's: one for each UID. At most one of
 // them may bear the name; the others get one that no pod can have.
-func (k *Keeper) strangers(as []*attachment, nameTaken bool) []policy.Pod {
+func (k *Keeper) strangers(as []*attachment, nameTaken bool, h holders) []policy.Pod {
 	slices.SortFunc(as, func(a, b *attachment) int { return cmp.Compare(a.record.UID, b.record.UID) })
 	var pods []policy.Pod
 	for len(as) > 0 {
@@ -120,9 +128,9 @@ func (k *Keeper) strangers(as []*attachment, nameTaken bool) []policy.Pod {
 			end = len(as)
 		}
 		p := k.unlisted(as[0])
-		p.Addresses = addressesOf(as[:end])
+		p.Addresses = h.of(as[:end])
 		if nameTaken {
-			p.Name += "/" + uid
+			p.Name = strangerName(p.Name, uid)
 		}
 		pods, as, nameTaken = append(pods, p), as[end:], true
 	}
@@ -141,10 +149,44 @@ func split(as []*attachment, uid string) (mine, others []*attachment) {
 	return mine, others
 }
 
-func addressesOf(as []*attachment) []netip.Addr {
+// Holders say whose an address is on a network. Two attachments have one there
+// only while the DEL of the older is late; the newer's pod has it then.
+type holders map[place]*attachment
+
+type place struct {
+	network string
+	addr    netip.Addr
+}
+
+// holders returns who holds the attachments' addresses. k.mu is held.
+func (k *Keeper) holders() holders {
+	h := holders{}
+	for _, a := range k.attachments {
+		for _, addr := range a.record.Addresses {
+			at := place{a.record.Network, addr}
+			if b := h[at]; b == nil || b.olderThan(a) {
+				h[at] = a
+			}
+		}
+	}
+	return h
+}
+
+func (a *attachment) olderThan(b *attachment) bool {
+	return cmp.Or(a.record.AddedAt.Compare(b.record.AddedAt),
+		cmp.Compare(a.record.ContainerID, b.record.ContainerID),
+		cmp.Compare(a.record.Interface, b.record.Interface)) < 0
+}
+
+// of returns the addresses that the attachments hold, each once.
+func (h holders) of(as []*attachment) []netip.Addr {
 	var addrs []netip.Addr
 	for _, a := range as {
-		addrs = append(addrs, a.record.Addresses...)
+		for _, addr := range a.record.Addresses {
+			if h[place{a.record.Network, addr}] == a {
+				addrs = append(addrs, addr)
+			}
+		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs)

@@ -1,0 +1,117 @@
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/podwall/podwall/daemon/store"
+	"github.com/podwall/podwall/internal/api"
+)
+
+// Knows reports whether the attachment of this key is one of the Keeper's.
+func (k *Keeper) Knows(key api.Key) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.attachments[key] != nil
+}
+
+// Delete forgets an attachment, durably. One that is not known is no error. The
+// rules stay with the namespace, and nothing is written there any more.
+func (k *Keeper) Delete(key api.Key) error {
+	k.mu.Lock()
+	a := k.attachments[key]
+	k.mu.Unlock()
+	if a == nil {
+		return k.persist(key) // it may be in the store all the same
+	}
+	return k.drop(a)
+}
+
+// Keep forgets the attachments of a network that are not in valid, as CNI GC
+// asks. It goes on after errors and returns them joined.
+func (k *Keeper) Keep(network string, valid []api.Key) error {
+	keep := map[api.Key]bool{}
+	for _, v := range valid {
+		keep[v] = true
+	}
+	k.mu.Lock()
+	var gone []*attachment
+	for key, a := range k.attachments {
+		if a.record.Network == network && !keep[key] && !a.adding {
+			gone = append(gone, a)
+		}
+	}
+	k.mu.Unlock()
+	var errs []error
+	for _, a := range gone {
+		k.Log.Info("forget an attachment the runtime does not know", "attachment", a.record.Key.String(), "network", network)
+		errs = append(errs, k.drop(a))
+	}
+	return errors.Join(errs...)
+}
+
+// drop forgets a, durably. If its key is another attachment's by now, that one
+// stays.
+func (k *Keeper) drop(a *attachment) error {
+	k.mu.Lock()
+	if k.attachments[a.record.Key] == a {
+		delete(k.attachments, a.record.Key)
+		k.changed()
+	}
+	a.forget()
+	k.mu.Unlock()
+	a.settle()
+	return k.persist(a.record.Key)
+}
+
+// persist makes the store hold of these keys what the Keeper knows at this
+// moment. Each change in memory is followed by a persist, and persists take
+// turns, so the last of them leaves the store right whatever the order in which
+// they come.
+func (k *Keeper) persist(keys ...api.Key) error {
+	k.storing.Lock()
+	defer k.storing.Unlock()
+	changed, gone := k.unsaved(keys)
+	var errs []error
+	if len(changed) > 0 {
+		if err := k.Store.PutMany(changed); err != nil {
+			errs = append(errs, fmt.Errorf("store attachments: %w", err))
+		} else {
+			k.saved(changed)
+		}
+	}
+	for _, key := range gone {
+		if err := k.Store.Delete(key); err != nil {
+			errs = append(errs, fmt.Errorf("forget %s: %w", key, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unsaved returns the records that differ from what the store holds, and the
+// keys that it should not hold. An ADD that has not ended is neither.
+func (k *Keeper) unsaved(keys []api.Key) (changed []store.Record, gone []api.Key) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, key := range keys {
+		switch a := k.attachments[key]; {
+		case a == nil:
+			gone = append(gone, key)
+		case !a.adding && !reflect.DeepEqual(a.record, a.stored):
+			changed = append(changed, a.record)
+		}
+	}
+	return changed, gone
+}
+
+// saved notes what the store holds.
+func (k *Keeper) saved(records []store.Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, r := range records {
+		if a := k.attachments[r.Key]; a != nil {
+			a.stored = r
+		}
+	}
+}
