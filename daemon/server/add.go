@@ -3,16 +3,17 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/podwall/podwall/daemon/reconcile"
 	"github.com/podwall/podwall/internal/api"
 )
 
 // add has the conversation that package api describes. If it breaks before its
-// end, the attachment is forgotten.
+// end, the attachment is forgotten. netns may be nil, and is closed.
 func (s *Server) add(ctx context.Context, conn *api.Conn, req api.Envelope, netns *os.File) {
 	start := time.Now()
 	a, err := s.conversation(ctx, conn, req, netns)
@@ -36,13 +37,7 @@ func (s *Server) conversation(ctx context.Context, conn *api.Conn, req api.Envel
 	if err := s.Handler.Ready(); err != nil {
 		return a, err
 	}
-	// The connection's descriptor is closed with the connection; the attachment
-	// may need its own for longer.
-	own, err := dup(netns)
-	if err != nil {
-		return a, err
-	}
-	adding, err := s.Handler.Keeper.Begin(a, own)
+	adding, err := s.Handler.Keeper.Begin(a, netns)
 	if err != nil {
 		return a, err
 	}
@@ -76,23 +71,19 @@ func applied(ctx context.Context, conn *api.Conn) (api.Applied, error) {
 
 // valid returns an error unless the attachment can be kept.
 func valid(a api.Attachment, netns *os.File) error {
+	const longest = 253 // of Kubernetes' names
+	if err := reconcile.CheckKey(a.Key); err != nil {
+		return api.Errorf(api.CodeInvalid, "attachment %s: %v", a.Key, err)
+	}
 	switch {
-	case a.ContainerID == "":
-		return api.Errorf(api.CodeInvalid, "attachment: containerID is empty")
-	case a.Interface == "" || len(a.Interface) > 15:
-		return api.Errorf(api.CodeInvalid, "attachment %s: interface: want 1 to 15 bytes", a.Key)
 	case a.Namespace == "":
 		return api.Errorf(api.CodeInvalid, "attachment %s: namespace is empty", a.Key)
+	case max(len(a.Namespace), len(a.Name), len(a.UID)) > longest:
+		return api.Errorf(api.CodeInvalid, "attachment %s: namespace, name and uid: want at most %d bytes each", a.Key, longest)
+	case slices.ContainsFunc(a.Addresses, func(a netip.Addr) bool { return !a.IsValid() || a.Zone() != "" }):
+		return api.Errorf(api.CodeInvalid, "attachment %s: addresses: one is empty or has a zone", a.Key)
 	case netns == nil:
 		return api.Errorf(api.CodeInvalid, "attachment %s: no descriptor of its network namespace came with the request", a.Key)
 	}
 	return nil
-}
-
-func dup(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("duplicate descriptor: %w", err)
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"os"
 
 	"github.com/podwall/podwall/daemon/reconcile"
@@ -19,7 +18,7 @@ type Handler struct {
 
 // answer returns the answer to any request but ADD. file is the descriptor that
 // came with it, or nil; it stays the caller's.
-func (h Handler) answer(_ context.Context, req api.Envelope, file *os.File) (any, error) {
+func (h Handler) answer(req api.Envelope, file *os.File) (any, error) {
 	switch req.Verb {
 	case api.VerbReady:
 		return nil, h.Ready()
@@ -34,13 +33,24 @@ func (h Handler) answer(_ context.Context, req api.Envelope, file *os.File) (any
 	case api.VerbDel:
 		return with(req, func(key api.Key) (any, error) { return nil, h.Keeper.Delete(key) })
 	case api.VerbGC:
-		return with(req, func(gc api.GC) (any, error) { return nil, h.Keeper.Keep(gc.Network, gc.Valid) })
+		return with(req, func(gc api.GC) (any, error) { return nil, h.collect(gc) })
 	case api.VerbInspect:
 		return with(req, func(r api.InspectRequest) (any, error) { return h.Keeper.Inspect(r) })
 	case api.VerbExplain:
 		return with(req, func(r api.ExplainRequest) (any, error) { return h.Keeper.Explain(r) })
 	}
 	return nil, api.Errorf(api.CodeInvalid, "verb %q: unknown to this podwalld", req.Verb)
+}
+
+// collect forgets what gc does not name.
+func (h Handler) collect(gc api.GC) error {
+	switch {
+	case gc.Network == "":
+		return api.Errorf(api.CodeInvalid, "gc: network is empty")
+	case gc.Valid == nil:
+		return api.Errorf(api.CodeInvalid, "gc of network %s: valid is missing: want the attachments that exist", gc.Network)
+	}
+	return h.Keeper.Keep(gc.Network, gc.Valid)
 }
 
 // with decodes the body of req and gives it to f.

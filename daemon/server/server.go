@@ -18,14 +18,21 @@ import (
 
 // Limits bound what clients may cost.
 type Limits struct {
-	Connections int           // open at once; a further one waits in the kernel's queue
+	// Connections are open at once. A further one takes the place of the one that
+	// has said nothing for longest; if all of them have spoken, it waits.
+	Connections int
 	Idle        time.Duration // until a connection's request has arrived
-	Request     time.Duration // until a request is answered; an ADD has it twice
+	Request     time.Duration // until a request is answered; for an ADD, its whole conversation
 }
 
 // DefaultLimits suit a node with a few hundred pods. The plugin gives up earlier
 // than Request.
 var DefaultLimits = Limits{Connections: 512, Idle: 5 * time.Second, Request: 30 * time.Second}
+
+const (
+	acceptPause = 100 * time.Millisecond // before accepting again after an error
+	lastWord    = time.Second            // for an answer when the time for the request is over
+)
 
 // A Server answers requests with a Handler.
 type Server struct {
@@ -34,54 +41,50 @@ type Server struct {
 	Log     *slog.Logger
 }
 
-// Listen makes the socket at path, in place of one that a dead daemon left
-// there. A socket that somebody still listens on is an error.
-func Listen(path string) (*net.UnixListener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		_ = c.Close()
-		return nil, fmt.Errorf("listen at %s: another podwalld answers there", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("listen at %s: %w", path, err)
-	}
-	// The mode counts from the first moment on: bind applies the umask.
-	old := unix.Umask(0o177)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	unix.Umask(old)
-	if err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", path, err)
-	}
-	return l, nil
-}
-
 // Serve answers the connections of l until ctx ends, then closes l, waits for
-// the requests under way and returns nil.
+// the requests under way, which end with ctx, and returns nil.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	defer l.Close()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	free := make(chan struct{}, s.Limits.Connections)
+	room := newRoom(s.Limits.Connections)
 	for {
-		free <- struct{}{}
 		c, err := l.AcceptUnix()
-		if ctx.Err() != nil {
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accept: %w", err)
+		default: // no descriptor or no memory left, at this moment
+			s.Log.Error("connection not accepted", "error", err)
+			room.evict()
+			pause(ctx, acceptPause)
+			continue
+		}
+		g, ok := room.enter(ctx, c)
+		if !ok {
+			_ = c.Close()
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("accept: %w", err)
-		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			defer func() { <-free }()
-			s.connection(ctx, c)
-		}()
+		wg.Go(func() {
+			defer room.leave(g)
+			s.connection(ctx, c, func() bool { return room.heard(g) })
+		})
 	}
 }
 
-// connection answers one request.
-func (s *Server) connection(ctx context.Context, c *net.UnixConn) {
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// connection answers one request. It calls heard when that has arrived.
+func (s *Server) connection(ctx context.Context, c *net.UnixConn, heard func() bool) {
 	conn := api.NewConn(c, api.MaxRequest)
 	defer conn.Close()
 	if err := onlyRoot(c); err != nil {
@@ -93,6 +96,10 @@ func (s *Server) connection(ctx context.Context, c *net.UnixConn) {
 	cancel()
 	if file != nil {
 		defer file.Close()
+	}
+	if !heard() {
+		s.Log.Debug("a client that said nothing made room for another")
+		return
 	}
 	ctx, cancel = context.WithTimeout(ctx, s.Limits.Request)
 	defer cancel()
@@ -107,7 +114,7 @@ func (s *Server) connection(ctx context.Context, c *net.UnixConn) {
 		s.add(ctx, conn, req, file)
 		return
 	}
-	body, err := s.Handler.answer(ctx, req, file)
+	body, err := s.Handler.answer(req, file)
 	if err != nil {
 		s.Log.Debug("request refused", "verb", req.Verb, "error", err)
 	}
@@ -116,6 +123,11 @@ func (s *Server) connection(ctx context.Context, c *net.UnixConn) {
 
 // reply sends the answer. One that can't be sent is the client's loss.
 func (s *Server) reply(ctx context.Context, conn *api.Conn, body any, err error) {
+	if ctx.Err() != nil { // the client shall know that all the same
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+		defer cancel()
+	}
 	verb := api.VerbDone
 	if err != nil {
 		verb, body = api.VerbError, asError(err)
@@ -131,7 +143,7 @@ func asError(err error) *api.Error {
 	switch {
 	case errors.As(err, &e):
 		return &api.Error{Code: e.Code, Message: err.Error()}
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, os.ErrDeadlineExceeded):
 		return api.Errorf(api.CodeUnavailable, "%v", err)
 	}
 	return api.Errorf(api.CodeInternal, "%v", err)
