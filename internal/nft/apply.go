@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/google/nftables"
@@ -65,17 +66,21 @@ func apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, boo
 	}
 	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others}
 	narrows := now.Epoch == 0 || (sure && !rs.Covers(last.Rules)) ||
-		(!sure && len(was.held.differences(heldOf(rs.Lower(iface, now.Epoch), dev))) > 0)
+		(!sure && len(was.held[ruleset.Inet].differences(heldOf(rs.Lower(iface, now.Epoch), dev))) > 0)
 	if narrows {
 		if now.Epoch, err = nextEpoch(netns, was.epoch, was.others); err != nil {
 			return Known{}, false, err
 		}
 	}
-	ch := change{conn: c, table: table(), dev: dev, have: was.held}
-	if err := ch.to(rs.Lower(iface, now.Epoch)); err != nil {
-		return Known{}, false, err
+	queued := 0
+	for i, t := range tables(now, iface) {
+		ch := change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i]}
+		if err := ch.to(t); err != nil {
+			return Known{}, false, err
+		}
+		queued += ch.n
 	}
-	if ch.n == 0 {
+	if queued == 0 {
 		return now, false, nil
 	}
 	if err := c.FlushWithGenID(was.generation); err != nil {
@@ -87,6 +92,11 @@ func apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, boo
 	return now, true, nil
 }
 
+// tables returns what should stand, in the order of families.
+func tables(k Known, iface string) [len(families)]ruleset.Table {
+	return [...]ruleset.Table{k.Rules.Lower(iface, k.Epoch), k.Rules.Guard(iface)}
+}
+
 // before returns what the kernel holds: what last says if nothing has happened
 // in the namespace since (sure is true then), else what is read from it.
 func before(c *nftables.Conn, dev device, last *Known) (r reading, sure bool, err error) {
@@ -96,12 +106,11 @@ func before(c *nftables.Conn, dev device, last *Known) (r reading, sure bool, er
 			return reading{}, false, err
 		}
 		if g == last.Generation {
-			return reading{
-				generation: g,
-				held:       heldOf(last.Rules.Lower(dev.name, last.Epoch), dev),
-				epoch:      last.Epoch,
-				others:     last.Others,
-			}, true, nil
+			r = reading{generation: g, epoch: last.Epoch, others: last.Others}
+			for i, t := range tables(*last, dev.name) {
+				r.held[i] = heldOf(t, dev)
+			}
+			return r, true, nil
 		}
 	}
 	r, err = read(c, ruleset.Prefix(dev.name))
@@ -145,8 +154,11 @@ func Check(netns int, iface string, known Known) ([]string, uint32, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
 	}
-	want := heldOf(known.Rules.Lower(iface, known.Epoch), device{index: index, name: iface})
-	return r.held.differences(want), r.generation, nil
+	var diffs []string
+	for i, t := range tables(known, iface) {
+		diffs = append(diffs, r.held[i].differences(heldOf(t, device{index: index, name: iface}))...)
+	}
+	return diffs, r.generation, nil
 }
 
 // Generation returns the number of the last nftables transaction in the
@@ -163,13 +175,21 @@ func Generation(netns int) (uint32, error) {
 // A Count is the value of a counter.
 type Count struct{ Packets, Bytes uint64 }
 
-// Counters returns the values of all counters of podwall's table, by name. A
-// namespace without the table has none.
+// Counters returns the values of all counters of podwall's tables, by name. A
+// namespace without the tables has none.
 func Counters(netns int) (map[string]Count, error) {
 	c, err := open(netns)
 	if err != nil {
 		return nil, err
 	}
 	defer done(c)
-	return counters(c)
+	all := map[string]Count{}
+	for _, f := range families {
+		counts, err := counters(c, tableOf(f))
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, counts)
+	}
+	return all, nil
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // A change queues, on one connection, the messages that turn what the kernel
-// holds of an attachment into what it should hold. The order matters to the
+// holds of an attachment in one table into what it should hold. The order matters to the
 // kernel: an object must exist before a rule refers to it and must not be
 // referred to when it goes.
 type change struct {
@@ -28,7 +28,9 @@ type change struct {
 // to queues the whole change.
 func (c *change) to(want ruleset.Table) error {
 	wanted := heldOf(want, c.dev)
-	c.conn.AddTable(c.table)
+	if len(want.Blocks) > 0 {
+		c.conn.AddTable(c.table)
+	}
 	if !c.have.fits(wanted) {
 		if err := c.remove(newHeld()); err != nil {
 			return err
@@ -202,8 +204,11 @@ func (c *change) blocks(want []ruleset.Block) {
 
 func (c *change) newChain(b ruleset.Block) *nftables.Chain {
 	ch := c.chain(b.Name)
-	if b.Hook == ruleset.NoHook {
+	switch b.Hook {
+	case ruleset.NoHook:
 		return ch
+	case ruleset.DeviceEgress:
+		ch.Device = c.dev.name
 	}
 	num, prio := at(b.Hook)
 	drop := nftables.ChainPolicyDrop
@@ -219,6 +224,8 @@ func at(h ruleset.Hook) (nftables.ChainHook, nftables.ChainPriority) {
 		return unix.NF_INET_PRE_ROUTING, *nftables.ChainPriorityMangle
 	case ruleset.Output:
 		return unix.NF_INET_LOCAL_OUT, *nftables.ChainPriorityFilter
+	case ruleset.DeviceEgress:
+		return *nftables.ChainHookEgress, *nftables.ChainPriorityFilter
 	}
 	return unix.NF_INET_FORWARD, *nftables.ChainPriorityFilter
 }

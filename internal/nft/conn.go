@@ -10,9 +10,16 @@ import (
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
-// table is podwall's table in a pod's namespace.
-func table() *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyINet, Name: ruleset.TableName}
+// families are those of podwall's tables, in the order in which they are written.
+var families = [...]ruleset.Family{ruleset.Inet, ruleset.Netdev}
+
+// tableOf is podwall's table of one family in a pod's namespace.
+func tableOf(f ruleset.Family) *nftables.Table {
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: ruleset.TableName}
+	if f == ruleset.Netdev {
+		t.Family = nftables.TableFamilyNetdev
+	}
+	return t
 }
 
 // maxFD is the first descriptor number that google/nftables can't poll: its

@@ -84,6 +84,14 @@ func (d device) cond(c ruleset.Cond) []expr.Any {
 		e := append([]expr.Any{meta(expr.MetaKeyNFPROTO), equals(octet(unix.NFPROTO_IPV6))}, protocol(unix.IPPROTO_ICMPV6)...)
 		e = append(e, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1})
 		return append(e, between(c, octet)...)
+	case ruleset.KeyRouted: // meta rtclassid != 0xffffffff
+		return []expr.Any{meta(expr.MetaKeyRTCLASSID), differs(native(0xffff_ffff))}
+	case ruleset.KeyEtherType: // @ll,96,16 First
+		return []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 12, Len: 2},
+			equals(network(c.First))}
+	case ruleset.KeyARPSender, ruleset.KeySource4, ruleset.KeySource6:
+		return frame(c)
 	case ruleset.KeyDirection: // ct direction original
 		return []expr.Any{&expr.Ct{Register: 1, Key: expr.CtKeyDIRECTION}, equals(octet(c.First))}
 	}
@@ -102,6 +110,27 @@ func (d device) not(index, name expr.MetaKey) []expr.Any {
 	n := make([]byte, unix.IFNAMSIZ)
 	copy(n, d.name)
 	return []expr.Any{meta(index), differs(native(uint32(d.index))), meta(name), differs(n)}
+}
+
+// frame compares a block of addresses with the bytes of a frame:
+// @nh,96,32 0x0a000002, or @nh,64,16 & 0xffc0 == 0xfe80.
+func frame(c ruleset.Cond) []expr.Any {
+	offset := map[ruleset.Key]uint32{ruleset.KeyARPSender: 14, ruleset.KeySource4: 12, ruleset.KeySource6: 8}[c.Key]
+	value, bits := c.Addr.Addr().AsSlice(), c.Addr.Bits()
+	load := func(n int) *expr.Payload {
+		return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(n)}
+	}
+	if bits%8 == 0 {
+		return []expr.Any{load(bits / 8), equals(value[:bits/8])}
+	}
+	n := (bits + 15) / 16 * 2
+	mask := make([]byte, n)
+	for i := range bits {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return []expr.Any{load(n),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(n), Mask: mask, Xor: make([]byte, n)},
+		equals(value[:n])}
 }
 
 // tuple loads a part of the connection's addresses and ports. The address keys

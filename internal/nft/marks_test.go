@@ -58,7 +58,7 @@ func jump(t *testing.T, netns int, rs ruleset.RuleSet, epoch ruleset.Epoch) Know
 	if err != nil {
 		t.Fatal(err)
 	}
-	ch := change{conn: c, table: table(), dev: device{index: index, name: "eth0"}, have: r.held}
+	ch := change{conn: c, table: tableOf(ruleset.Inet), dev: device{index: index, name: "eth0"}, have: r.held[ruleset.Inet]}
 	if err := ch.to(rs.Lower("eth0", epoch)); err != nil {
 		t.Fatal(err)
 	}

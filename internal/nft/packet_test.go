@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +14,13 @@ import (
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
-// apply makes rs the firewall of a pod, or ends the test.
+// apply makes rs the firewall of a pod, or ends the test. The addresses of a pod
+// of a Lab are its own, whatever rs says.
 func apply(t testing.TB, ns interface{ FD() int }, rs ruleset.RuleSet, last *nft.Known) *nft.Known {
 	t.Helper()
+	if p, ok := ns.(*netnstest.Pod); ok {
+		rs.Addresses = []netip.Addr{p.IP4, p.IP6}
+	}
 	now, _, err := nft.Apply(ns.FD(), "eth0", rs, last)
 	if err != nil {
 		t.Fatal(err)
@@ -254,7 +259,7 @@ func TestPathMTUDiscoveryWorksThroughIsolation(t *testing.T) {
 	far.Run(t, "ip link set eth0 mtu 1300; ip route add default via 10.2.0.1 advmss 1460; ip -6 route add default via fd02::1 advmss 1440")
 	pod.Run(t, "ip route add default via 10.1.0.1; ip -6 route add default via fd01::1")
 	far.Echo(t, "tcp", ":80")
-	apply(t, pod, ruleset.RuleSet{Ingress: isolated(),
+	apply(t, pod, ruleset.RuleSet{Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd01::2")}, Ingress: isolated(),
 		Egress: isolated(rule("out", ruleset.Accept, peers("10.2.0.2", "fd02::2"), tcp(80)...))}, nil)
 	for _, addr := range []string{"10.2.0.2:80", "[fd02::2]:80"} {
 		c := conn(t, pod, addr)

@@ -20,53 +20,68 @@ import (
 // attachments in the namespace.
 type reading struct {
 	generation uint32
-	held       held
+	held       [len(families)]held
 	epoch      ruleset.Epoch // 0 if there is none yet
 	others     []ruleset.Epoch
 }
 
 // read reads the attachment's objects: those whose names start with prefix.
-func read(c *nftables.Conn, prefix string) (reading, error) {
-	r := reading{held: newHeld()}
-	var err error
+func read(c *nftables.Conn, prefix string) (r reading, err error) {
 	if r.generation, err = generation(c); err != nil {
 		return r, err
 	}
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return r, fmt.Errorf("list chains: %w", err)
-	}
-	ours := 0
-	for _, ch := range chains {
-		if ch.Table.Name != ruleset.TableName {
-			continue
-		}
-		ours++
-		if err := r.chain(c, ch, prefix); err != nil {
+	for i, f := range families {
+		r.held[i] = newHeld()
+		if err := r.table(c, f, prefix); err != nil {
 			return r, err
-		}
-	}
-	if ours == 0 && !hasTable(c) {
-		return r, nil
-	}
-	if err := r.sets(c, prefix); err != nil {
-		return r, err
-	}
-	counts, err := counters(c)
-	if err != nil {
-		return r, err
-	}
-	for name := range counts {
-		if strings.HasPrefix(name, prefix) {
-			r.held.counters[name] = true
 		}
 	}
 	return r, nil
 }
 
-// counters reads all counters of the table; there are none without the table.
-func counters(c *nftables.Conn) (map[string]Count, error) {
-	objs, err := c.GetNamedObjects(table())
+// table reads the attachment's part of one table.
+func (r *reading) table(c *nftables.Conn, f ruleset.Family, prefix string) error {
+	t := tableOf(f)
+	if !exists(c, t) {
+		return nil
+	}
+	chains, err := c.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return fmt.Errorf("list chains: %w", err)
+	}
+	for _, ch := range chains {
+		if ch.Table.Name != ruleset.TableName {
+			continue
+		}
+		if err := r.chain(c, f, ch, prefix); err != nil {
+			return err
+		}
+	}
+	if err := r.sets(c, f, prefix); err != nil {
+		return err
+	}
+	counts, err := counters(c, t)
+	if err != nil {
+		return err
+	}
+	for name := range counts {
+		if strings.HasPrefix(name, prefix) {
+			r.held[f].counters[name] = true
+		}
+	}
+	return nil
+}
+
+// exists reports whether a table exists; an error counts as yes, since the next
+// call will say what is wrong.
+func exists(c *nftables.Conn, t *nftables.Table) bool {
+	_, err := c.ListTableOfFamily(t.Name, t.Family)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// counters reads all counters of a table; there are none without the table.
+func counters(c *nftables.Conn, t *nftables.Table) (map[string]Count, error) {
+	objs, err := c.GetNamedObjects(t)
 	if err != nil {
 		return nil, fmt.Errorf("list counters: %w", err)
 	}
@@ -81,22 +96,15 @@ func counters(c *nftables.Conn) (map[string]Count, error) {
 	return counts, nil
 }
 
-// hasTable reports whether podwall's table exists; an error counts as yes, since
-// the next call will say what is wrong.
-func hasTable(c *nftables.Conn) bool {
-	_, err := c.ListTableOfFamily(ruleset.TableName, nftables.TableFamilyINet)
-	return !errors.Is(err, fs.ErrNotExist)
-}
-
 // chain reads one chain of the table. Of other attachments only the epoch
 // matters.
-func (r *reading) chain(c *nftables.Conn, ch *nftables.Chain, prefix string) error {
+func (r *reading) chain(c *nftables.Conn, f ruleset.Family, ch *nftables.Chain, prefix string) error {
 	mine := strings.HasPrefix(ch.Name, prefix)
 	stamps := strings.HasSuffix(ch.Name, ruleset.AcceptBlock)
 	if !mine && !stamps {
 		return nil
 	}
-	rules, err := c.GetRules(table(), ch)
+	rules, err := c.GetRules(tableOf(f), ch)
 	if err != nil {
 		return fmt.Errorf("list rules of chain %s: %w", ch.Name, err)
 	}
@@ -114,18 +122,22 @@ func (r *reading) chain(c *nftables.Conn, ch *nftables.Chain, prefix string) err
 	for i, rule := range rules {
 		b.lines[i] = fingerprint(rule.Exprs, rule.UserData)
 	}
-	b.hook, b.odd = hookOf(ch)
-	r.held.blocks[ch.Name] = b
+	b.hook, b.odd = hookOf(f, ch)
+	r.held[f].blocks[ch.Name] = b
 	return nil
 }
 
 // hookOf returns the hook of a chain, and what is wrong with it if it can't be
 // one that podwall made.
-func hookOf(ch *nftables.Chain) (ruleset.Hook, string) {
+func hookOf(f ruleset.Family, ch *nftables.Chain) (ruleset.Hook, string) {
 	if ch.Hooknum == nil {
 		return ruleset.NoHook, ""
 	}
-	for _, h := range []ruleset.Hook{ruleset.Prerouting, ruleset.Output, ruleset.Forward} {
+	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Output, ruleset.Forward}
+	if f == ruleset.Netdev {
+		hooks = []ruleset.Hook{ruleset.DeviceEgress}
+	}
+	for _, h := range hooks {
 		num, prio := at(h)
 		if *ch.Hooknum != num || *ch.Priority != prio {
 			continue
@@ -151,8 +163,8 @@ func stamped(rules []*nftables.Rule) ruleset.Epoch {
 }
 
 // sets reads the attachment's sets and maps.
-func (r *reading) sets(c *nftables.Conn, prefix string) error {
-	sets, err := c.GetSets(table())
+func (r *reading) sets(c *nftables.Conn, f ruleset.Family, prefix string) error {
+	sets, err := c.GetSets(tableOf(f))
 	if err != nil {
 		return fmt.Errorf("list sets: %w", err)
 	}
@@ -160,16 +172,16 @@ func (r *reading) sets(c *nftables.Conn, prefix string) error {
 		if !strings.HasPrefix(s.Name, prefix) {
 			continue
 		}
-		s.Table = table()
+		s.Table = tableOf(f)
 		elems, err := c.GetSetElements(s)
 		if err != nil {
 			return fmt.Errorf("list elements of set %s: %w", s.Name, err)
 		}
 		if s.IsMap {
-			r.held.maps[s.Name] = ruleset.PortMap{Name: s.Name, Elements: portJumps(elems)}
+			r.held[f].maps[s.Name] = ruleset.PortMap{Name: s.Name, Elements: portJumps(elems)}
 			continue
 		}
-		r.held.sets[s.Name] = ruleset.Set{Name: s.Name, V6: s.KeyType.Name == nftables.TypeIP6Addr.Name,
+		r.held[f].sets[s.Name] = ruleset.Set{Name: s.Name, V6: s.KeyType.Name == nftables.TypeIP6Addr.Name,
 			Interval: s.Interval, Elements: prefixes(s.Interval, elems)}
 	}
 	return nil

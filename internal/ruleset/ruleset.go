@@ -227,6 +227,8 @@ type RuleSet struct {
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Ingress   Chain        `json:"ingress"`
 	Egress    Chain        `json:"egress"`
+	// RawSockets lets the pod send whole frames, with any source address.
+	RawSockets bool `json:"rawSockets,omitempty"`
 	// Adopted says that the pod ran before its rules came.
 	Adopted Adoption `json:"adopted,omitempty"`
 }

@@ -9,6 +9,7 @@ import "net/netip"
 // A namespace with several attachments has one nftables table with the objects
 // of each; the name of every object starts with its attachment's interface.
 type Table struct {
+	Family    Family
 	Interface string
 	Epoch     Epoch
 	Counters  []string  // names
@@ -17,7 +18,21 @@ type Table struct {
 	Blocks    []Block   // nftables calls them chains; a Chain here is a policy's
 }
 
-// TableName is the nftables table of family inet that podwall owns in a pod's
+// A Family is the nftables family of a table. podwall has one of each in a pod's
+// namespace, of the same name.
+type Family uint8
+
+const (
+	Inet   Family = iota // judges flows
+	Netdev               // guards the device
+)
+
+var familyNames = [...]string{Inet: "inet", Netdev: "netdev"}
+
+// String is the family as nft writes it.
+func (f Family) String() string { return familyNames[f] }
+
+// TableName is the name of the nftables tables that podwall owns in a pod's
 // network namespace.
 const TableName = "podwall"
 
@@ -59,10 +74,11 @@ type PortJump struct {
 type Hook uint8
 
 const (
-	NoHook     Hook = iota // called by other blocks only
-	Prerouting             // priority mangle: after connection tracking, before destination NAT
-	Output                 // priority filter: after destination NAT of the pod's own packets
-	Forward                // priority filter
+	NoHook       Hook = iota // called by other blocks only
+	Prerouting               // priority mangle: after connection tracking, before destination NAT
+	Output                   // priority filter: after destination NAT of the pod's own packets
+	Forward                  // priority filter
+	DeviceEgress             // of the attachment's device, in a table of family netdev; priority filter
 )
 
 // A Block is an nftables chain. Every hooked block has policy drop.
@@ -112,9 +128,10 @@ const (
 // A Cond is one condition on a packet or its connection.
 type Cond struct {
 	Key         Key
-	First, Last uint32 // the value lies between them, both included
-	Mask        uint32 // for KeyMark: compare only these bits, with First
-	Set         string // for the address keys: the value is in this set
+	First, Last uint32       // the value lies between them, both included
+	Mask        uint32       // for KeyMark: compare only these bits, with First
+	Set         string       // for the address keys: the value is in this set
+	Addr        netip.Prefix // for the keys of frames: the value is in this block
 }
 
 // A Key is what a Cond looks at.
@@ -139,6 +156,14 @@ const (
 	KeyOrigSport
 	KeyOrigDport
 	KeyReplySport
+
+	// Of frames, in a table of family netdev:
+
+	KeyRouted    // no value: the IP stack found a route for the packet
+	KeyEtherType // the frame's type, as it is on the wire
+	KeyARPSender // the sender's address in an ARP frame
+	KeySource4   // the source address in an IPv4 frame
+	KeySource6
 )
 
 // Directions of a packet within its connection, as the kernel numbers them.

@@ -182,3 +182,27 @@ func TestEpochs(t *testing.T) {
 		}
 	}
 }
+
+// Every sample's guard is as well-formed as its table.
+func TestGuardIsWellFormed(t *testing.T) {
+	own := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("::ffff:10.0.0.2"), netip.MustParseAddr("fd00::2")}
+	for name, rs := range map[string]ruleset.RuleSet{
+		"isolated":                   {Addresses: own},
+		"isolated without addresses": {},
+		"open":                       {Addresses: own, Egress: ruleset.Chain{Default: ruleset.Accept}},
+	} {
+		guard := rs.Guard("eth0")
+		checkTable(t, guard)
+		if len(guard.Blocks) != 1 || guard.Family != ruleset.Netdev {
+			t.Errorf("%s: %d blocks of family %s, want one of netdev", name, len(guard.Blocks), guard.Family)
+		}
+	}
+	for name, rs := range map[string]ruleset.RuleSet{
+		"raw sockets allowed":    {Addresses: own, RawSockets: true},
+		"open without addresses": {Egress: ruleset.Chain{Default: ruleset.Accept}},
+	} {
+		if guard := rs.Guard("eth0"); len(guard.Blocks) != 0 {
+			t.Errorf("%s: %d blocks, want none", name, len(guard.Blocks))
+		}
+	}
+}

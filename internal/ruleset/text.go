@@ -8,7 +8,13 @@ import (
 
 // Text is rs as nft text for interface iface, in its first epoch: what
 // `policyctl compile` prints and `nft -f` loads in a namespace that has iface.
-func (rs RuleSet) Text(iface string) string { return rs.Lower(iface, 1).Text() }
+func (rs RuleSet) Text(iface string) string {
+	text := rs.Lower(iface, 1).Text()
+	if guard := rs.Guard(iface); len(guard.Blocks) > 0 {
+		text += "\n" + guard.Text()
+	}
+	return text
+}
 
 // Text is t in the language of nft, in the order in which a person asks: what a
 // packet meets, then the sets and maps it is looked up in, then the counters.
@@ -28,8 +34,11 @@ func (t Table) Text() string {
 		counters[i] = fmt.Sprintf("\tcounter %s { }\n", c)
 	}
 	parts = append(parts, strings.Join(counters, ""))
-	return fmt.Sprintf("# The firewall of %s in epoch %d.\ntable inet %s {\n%s}\n",
-		note(t.Interface), t.Epoch, TableName, strings.Join(parts, "\n"))
+	title := fmt.Sprintf("The firewall of %s in epoch %d.", note(t.Interface), t.Epoch)
+	if t.Family == Netdev {
+		title = fmt.Sprintf("What leaves through %s at all.", note(t.Interface))
+	}
+	return fmt.Sprintf("# %s\ntable %s %s {\n%s}\n", title, t.Family, TableName, strings.Join(parts, "\n"))
 }
 
 // aboutText says in a comment what the blocks are for that every table has.
@@ -42,6 +51,7 @@ var aboutText = map[string]string{
 	"ingress-unseen": "flows older than the rules, which the far end may have opened",
 	"egress-unseen":  "flows older than the rules, which the pod may have opened",
 	"neighbours":     "what IPv6 needs to work on a link; it belongs to no connection",
+	"guard":          "frames, also those that never met the rules on packets",
 	"accept":         "lets the connection's later packets pass as long as the epoch lasts",
 }
 
@@ -120,16 +130,21 @@ func rangeText(first, last uint32) string {
 }
 
 var hookText = map[Hook]string{
-	Prerouting: "type filter hook prerouting priority mangle; policy drop;",
-	Output:     "type filter hook output priority filter; policy drop;",
-	Forward:    "type filter hook forward priority filter; policy drop;",
+	Prerouting:   "type filter hook prerouting priority mangle; policy drop;",
+	Output:       "type filter hook output priority filter; policy drop;",
+	Forward:      "type filter hook forward priority filter; policy drop;",
+	DeviceEgress: "type filter hook egress device %q priority filter; policy drop;",
 }
 
 func (b Block) text(iface string) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "\tchain %s {\n", b.Name)
 	if b.Hook != NoHook {
-		fmt.Fprintf(&s, "\t\t%s\n", hookText[b.Hook])
+		hook := hookText[b.Hook]
+		if b.Hook == DeviceEgress {
+			hook = fmt.Sprintf(hook, iface)
+		}
+		fmt.Fprintf(&s, "\t\t%s\n", hook)
 	}
 	for _, l := range b.Lines {
 		fmt.Fprintf(&s, "\t\t%s\n", l.text(iface))
@@ -209,6 +224,10 @@ func (c Cond) text(iface string) string {
 		return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", c.Mask, c.First)
 	case KeyNew:
 		return "ct state new"
+	case KeyRouted:
+		return "meta rtclassid != 0xffffffff"
+	case KeyEtherType:
+		return fmt.Sprintf("@ll,96,16 0x%04x", c.First)
 	case KeyNoSYN:
 		return "tcp flags & syn == 0"
 	case KeyDirection:
@@ -220,8 +239,29 @@ func (c Cond) text(iface string) string {
 	if name, ok := protoText[c.First]; ok && c.Key == KeyProto {
 		return keyText[c.Key] + " " + name
 	}
+	if c.Addr.IsValid() {
+		return frameText(c.Key, c.Addr)
+	}
 	if c.Set != "" {
 		return fmt.Sprintf("%s @%s", keyText[c.Key], c.Set)
 	}
 	return keyText[c.Key] + " " + rangeText(c.First, c.Last)
+}
+
+// frameText compares an address with the bytes of a frame. nft's own words for
+// these fields would look at the protocol that the kernel notes, which the
+// sender of a whole frame chooses.
+func frameText(k Key, p netip.Prefix) string {
+	offset := map[Key]int{KeyARPSender: 112, KeySource4: 96, KeySource6: 64}[k]
+	bits := p.Addr().AsSlice()
+	if n := p.Bits() / 8; p.Bits()%8 == 0 {
+		return fmt.Sprintf("@nh,%d,%d 0x%x", offset, p.Bits(), bits[:n])
+	}
+	// Of a part of a byte nft compares sixteen bits under a mask.
+	n := (p.Bits() + 15) / 16 * 2
+	mask := make([]byte, n)
+	for i := range p.Bits() {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return fmt.Sprintf("@nh,%d,%d & 0x%x == 0x%x", offset, n*8, mask, bits[:n])
 }

@@ -1,0 +1,108 @@
+package ruleset
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Guard returns what stands at the attachment's device itself, where also
+// packets pass that never met the hooks of Lower: a table of family netdev, with
+// one block at the device's egress. Without anything to guard it has none.
+//
+// A process with CAP_NET_RAW writes whole frames to the device. These never met
+// a route, which every packet of the IP stack has; so where egress is restricted
+// only routed packets leave, and ARP. And on every attachment whose addresses
+// are known, IP and ARP leave only with one of them as source.
+//
+// Nothing is asked of the packet's protocol as the kernel notes it, since for
+// whole frames the sender says what that is; the frame's own type counts.
+func (rs RuleSet) Guard(iface string) Table {
+	t := Table{Family: Netdev, Interface: iface}
+	restricted := !rs.Egress.Open()
+	if rs.RawSockets || (!restricted && len(rs.Addresses) == 0) {
+		return t
+	}
+	counter := GuardCounter(iface)
+	var lines []Line
+	for _, s := range sources(rs.Addresses) {
+		lines = append(lines, s.line(restricted))
+	}
+	if !restricted {
+		// Frames that carry neither IP nor ARP have no source to check.
+		for _, e := range []uint32{etherARP, etherIPv4, etherIPv6} {
+			lines = append(lines, Line{Conds: []Cond{is(KeyEtherType, e)}, Counter: counter, Verdict: drop(), Comment: "forged source"})
+		}
+		lines = append(lines, Line{Verdict: accept()})
+	} else {
+		lines = append(lines, Line{Counter: counter, Verdict: drop(), Comment: "past the IP stack, or forged source"})
+	}
+	t.Counters = []string{counter}
+	t.Blocks = []Block{{Name: Prefix(iface) + "guard", Hook: DeviceEgress, Lines: lines}}
+	return t
+}
+
+// GuardCounter is the name of the counter of the frames that the guard stopped.
+func GuardCounter(iface string) string { return Prefix(iface) + "guard/drop" }
+
+// The types of an Ethernet frame.
+const (
+	etherIPv4 = 0x0800
+	etherARP  = 0x0806
+	etherIPv6 = 0x86dd
+)
+
+// A source is a range of addresses that may leave, in one type of frame.
+type source struct {
+	ether uint32
+	key   Key
+	addr  netip.Prefix // the zero Prefix is any
+	about string
+}
+
+// sources returns those of an attachment with the given addresses; without any,
+// all there are.
+func sources(own []netip.Addr) []source {
+	if len(own) == 0 {
+		return []source{{ether: etherARP}, {ether: etherIPv4}, {ether: etherIPv6}}
+	}
+	var list []source
+	for _, a := range sortedAddrs(own) {
+		p := netip.PrefixFrom(a, a.BitLen())
+		if a.Is6() {
+			list = append(list, source{etherIPv6, KeySource6, p, ""})
+			continue
+		}
+		list = append(list, source{etherARP, KeyARPSender, p, "ARP"}, source{etherIPv4, KeySource4, p, ""})
+	}
+	// What IPv6 itself needs on any link.
+	return append(list,
+		source{etherIPv6, KeySource6, netip.MustParsePrefix("fe80::/10"), "link-local"},
+		source{etherIPv6, KeySource6, netip.MustParsePrefix("::/128"), "no address yet"})
+}
+
+func sortedAddrs(own []netip.Addr) []netip.Addr {
+	addrs := make([]netip.Addr, len(own))
+	for i, a := range own {
+		addrs[i] = a.Unmap().WithZone("")
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+// line accepts s. ARP has no route even when the IP stack sends it.
+func (s source) line(routed bool) Line {
+	var conds []Cond
+	if routed && s.ether != etherARP {
+		conds = append(conds, Cond{Key: KeyRouted})
+	}
+	conds = append(conds, is(KeyEtherType, s.ether))
+	comment := s.about
+	if s.addr.IsValid() {
+		conds = append(conds, Cond{Key: s.key, Addr: s.addr})
+		if comment != "" {
+			comment += ", "
+		}
+		comment += elementText(s.addr)
+	}
+	return Line{Conds: conds, Verdict: accept(), Comment: comment}
+}
