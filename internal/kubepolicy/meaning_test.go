@@ -160,6 +160,7 @@ func TestMeaning(t *testing.T) {
 		{"all of IPv6 says nothing about IPv4", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: "::/0"}}]}]}`, "in fd00::1 TCP 1", "in 203.0.113.9 TCP 1"},
 		{"all but one IPv6 address", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: "::/0", except: ["fd00::1/128"]}}]}]}`, "in fd00:: TCP 1; in fd00::2 TCP 1", "in fd00::1 TCP 1"},
 		{"an IPv4-mapped block is an IPv4 block", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: "::ffff:10.0.0.0/104"}}]}]}`, "in 10.0.0.9 TCP 1", "in fd00::1 TCP 1"},
+		{"an IPv4-mapped block has IPv4 exceptions", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: "::ffff:10.0.0.0/104", except: [10.1.0.0/16]}}]}]}`, "in 10.0.0.9 TCP 1", "in 10.1.0.1 TCP 1"},
 		{"a block picks pods by their address", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.1/32}}]}]}`, "in 10.0.0.1 TCP 1", "in fd00::1 TCP 1"},
 
 		// E12, E13: ports.

@@ -63,6 +63,8 @@ func TestLookups(t *testing.T) {
 		}
 		return list
 	}
+	sameName := svc
+	sameName.Namespace = "bank"
 	_, ghost := w.Pod("shop", "ghost")
 	_, doneToo := w.Pod("shop", "done")
 	_, nowhere := w.Namespace("nowhere")
@@ -86,6 +88,7 @@ func TestLookups(t *testing.T) {
 		{"service by address", w.ServicesAt(netip.MustParseAddr("fd96::1"))[0].Name, "api"},
 		{"no service there", len(w.ServicesAt(netip.MustParseAddr("10.96.0.2"))), 0},
 		{"backends of one family, port and protocol", w.Backends(svc, svc.Ports[0], svc.Addresses[0]), "[{10.0.0.1:8080 true}]"},
+		{"backends of the Service of that name elsewhere", w.Backends(sameName, svc.Ports[0], svc.Addresses[0]), "[{10.0.0.8:3 false}]"},
 		{"backends of the other family, ready or not", w.Backends(svc, svc.Ports[0], svc.Addresses[1]), "[{[fd00::1]:8080 false}]"},
 	} {
 		if got, want := fmt.Sprint(tt.got), fmt.Sprint(tt.want); got != want {

@@ -97,6 +97,14 @@ func TestServices(t *testing.T) {
 				db.Name = "db"
 				s.Services = append(s.Services, db)
 			}},
+		{"nothing behind it, everything allowed save what is passed on", nil, nil, v4, 80, ruleset.Drop, ruleset.TierService,
+			func(s *policy.Snapshot, _ *policy.Target) {
+				s.Policies = append(s.Policies, wide(policy.Admin, 1, "a", ruleset.Pass, inShop("api")), wide(policy.Admin, 2, "b", ruleset.Accept, anyone))
+			}},
+		{"nothing behind it, everything allowed or passed on to where it is", []policy.Rule{rule(anyone, anyPort)}, nil, v4, 80, ruleset.Accept, ruleset.TierAdmin,
+			func(s *policy.Snapshot, _ *policy.Target) {
+				s.Policies = append(s.Policies, wide(policy.Admin, 1, "a", ruleset.Pass, inShop("api")), wide(policy.Admin, 2, "b", ruleset.Accept, anyone))
+			}},
 		{"an admin's drop holds behind the address", []policy.Rule{rule(anyone, anyPort)}, both, v4, 80, ruleset.Drop, ruleset.TierService,
 			func(s *policy.Snapshot, _ *policy.Target) {
 				s.Policies = append(s.Policies, wide(policy.Admin, 1, "no-api", ruleset.Drop, inShop("api")))
