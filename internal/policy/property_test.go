@@ -3,6 +3,7 @@ package policy_test
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/podwall/podwall/internal/policy"
@@ -40,11 +41,12 @@ func TestTiersMeanWhatTheModelSays(t *testing.T) {
 func TestServiceTierMeansWhatTheModelSays(t *testing.T) {
 	r := world{random(t)}
 	elements := make(map[ruleset.Action]int)
-	for range 2000 {
+	for range 4000 {
 		without := r.snapshot(policy.Admin, policy.Standard, policy.Standard)
 		with := r.withServices(without)
 		target := r.target(with)
 		addresses, behind := policy.New(without).Compile(target).Egress, policy.New(with).Compile(target).Egress
+		opensEverything := sync.OnceValue(func() bool { return r.opensEverything(addresses) })
 		for range 20 {
 			f := r.toService(with)
 			if r.chance(20) {
@@ -56,7 +58,7 @@ func TestServiceTierMeansWhatTheModelSays(t *testing.T) {
 				t.Fatalf("%v %s %d from %v: %+v, want accepted to be %t\nservices %+v\nslices %+v\nwithout services %+v",
 					f.peer, f.proto, f.port, target.Pod.Addresses, got, want, with.Services, with.Slices, addresses)
 			}
-			if !known && got.Action == ruleset.Accept && !r.opensEverything(addresses) {
+			if !known && got.Action == ruleset.Accept && !opensEverything() {
 				t.Fatalf("%v %s %d has nothing behind it: %+v, want it dropped\nwithout services %+v",
 					f.peer, f.proto, f.port, got, addresses)
 			}
@@ -65,7 +67,7 @@ func TestServiceTierMeansWhatTheModelSays(t *testing.T) {
 			}
 		}
 	}
-	if n := min(elements[ruleset.Accept], elements[ruleset.Drop]); n < 100 {
+	if n := min(elements[ruleset.Accept], elements[ruleset.Drop]); n < 50 {
 		t.Errorf("the service tier decided only %v flows", elements)
 	}
 }
