@@ -14,27 +14,41 @@ import (
 )
 
 // A change queues, on one connection, the messages that turn what the kernel
-// holds of an attachment in one table into what it should hold. The order matters to the
-// kernel: an object must exist before a rule refers to it and must not be
-// referred to when it goes.
+// holds of an attachment in one table into what it should hold. The order
+// matters to the kernel: an object must exist before a rule refers to it and
+// must not be referred to when it goes.
+//
+// The kernel switches all rules in one instant: a packet that is being judged
+// goes on with the rules it began with, for as long as that takes. But it looks
+// into the sets as they are at each look. So elements are changed in place only
+// where every mixture of earlier and later looks ends in the verdict of the old
+// rules or of the new ones; otherwise the changed sets get a second edition, of
+// another name, which the new rules refer to (see editions.go).
 type change struct {
-	conn  *nftables.Conn
-	table *nftables.Table
-	dev   device
-	have  held
-	n     int // messages queued
+	conn     *nftables.Conn
+	table    *nftables.Table
+	dev      device
+	have     held
+	editions editions
+	n        int // messages queued
 }
 
 // to queues the whole change.
 func (c *change) to(want ruleset.Table) error {
 	wanted := heldOf(want, c.dev)
-	if len(want.Blocks) > 0 {
-		c.conn.AddTable(c.table)
+	if c.have.equal(wanted) {
+		return nil
 	}
+	var err error
+	if c.editions, err = editionsOf(c.conn, c.table, c.have); err != nil {
+		return err
+	}
+	c.conn.AddTable(c.table)
 	if !c.have.fits(wanted) {
-		if err := c.remove(newHeld()); err != nil {
-			return err
-		}
+		// Start afresh: what there is goes, by the names it was read by.
+		c.editions = editions{old: c.have.inKernel}
+		c.have.sets = nil
+		c.remove(newHeld())
 		c.have = newHeld()
 	}
 	for _, name := range want.Counters {
@@ -42,21 +56,20 @@ func (c *change) to(want ruleset.Table) error {
 			c.queue(func() { c.conn.AddObj(c.counter(name)) })
 		}
 	}
-	for _, s := range want.Sets {
-		if err := c.set(s); err != nil {
-			return err
-		}
+	renewed, err := c.sets(want, wanted)
+	if err != nil {
+		return err
 	}
-	c.blocks(want.Blocks)
-	for _, m := range want.Maps {
-		if err := c.portMap(m); err != nil {
-			return err
+	for _, b := range want.Blocks {
+		if _, ok := c.have.blocks[b.Name]; !ok {
+			c.queue(func() { c.conn.AddChain(c.newChain(b)) })
 		}
 	}
 	for _, b := range want.Blocks {
-		c.lines(b, wanted.blocks[b.Name])
+		c.lines(b, wanted.blocks[b.Name], renewed)
 	}
-	return c.remove(wanted)
+	c.remove(wanted)
+	return nil
 }
 
 func (c *change) queue(f func()) {
@@ -65,17 +78,12 @@ func (c *change) queue(f func()) {
 }
 
 // remove queues the removal of everything that want does not name: first the
-// rules, which hold references, then maps, blocks, sets and counters.
-func (c *change) remove(want held) error {
+// rules, which hold references, then blocks, sets and counters.
+func (c *change) remove(want held) {
 	gone := func(name string) bool { _, ok := want.blocks[name]; return !ok }
 	for name := range c.have.blocks {
 		if gone(name) {
 			c.queue(func() { c.conn.FlushChain(c.chain(name)) })
-		}
-	}
-	for name := range c.have.maps {
-		if _, ok := want.maps[name]; !ok {
-			c.queue(func() { c.conn.DelSet(&nftables.Set{Table: c.table, Name: name}) })
 		}
 	}
 	for name := range c.have.blocks {
@@ -85,15 +93,18 @@ func (c *change) remove(want held) error {
 	}
 	for name := range c.have.sets {
 		if _, ok := want.sets[name]; !ok {
-			c.queue(func() { c.conn.DelSet(&nftables.Set{Table: c.table, Name: name}) })
+			c.queue(func() { c.conn.DelSet(&nftables.Set{Table: c.table, Name: c.editions.name(name)}) })
 		}
 	}
+	for _, name := range c.editions.old {
+		c.queue(func() { c.conn.DelSet(&nftables.Set{Table: c.table, Name: name}) })
+	}
+	c.editions.old = nil
 	for name := range c.have.counters {
 		if !want.counters[name] {
 			c.queue(func() { c.conn.DeleteObject(c.counter(name)) })
 		}
 	}
-	return nil
 }
 
 func (c *change) counter(name string) *nftables.NamedObj {
@@ -104,30 +115,68 @@ func (c *change) chain(name string) *nftables.Chain {
 	return &nftables.Chain{Table: c.table, Name: name}
 }
 
-// set queues a new set, or the elements by which an old one differs.
-func (c *change) set(want ruleset.Set) error {
-	s := &nftables.Set{Table: c.table, Name: want.Name, KeyType: nftables.TypeIPAddr, Interval: want.Interval,
-		KeyByteOrder: binaryutil.BigEndian}
-	if want.V6 {
-		s.KeyType = nftables.TypeIP6Addr
-	}
-	have, ok := c.have.sets[want.Name]
-	if !ok {
-		c.n++
-		if err := c.conn.AddSet(s, elements(want.Interval, want.Elements)); err != nil {
-			return fmt.Errorf("set %s: %w", want.Name, err)
+// sets queues new sets, and old ones where they differ: their elements, or a new
+// edition. It returns the names of the latter.
+func (c *change) sets(want ruleset.Table, wanted held) (renewed map[string]bool, err error) {
+	var changed []setChange
+	for _, s := range want.Sets {
+		have, ok := c.have.sets[s.Name]
+		if !ok {
+			if err := c.addSet(s); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		return nil
+		if add, del := diffPrefixes(have.Elements, s.Elements); len(add)+len(del) > 0 {
+			changed = append(changed, setChange{set: s, add: add, del: del})
+		}
 	}
-	add, del := diffPrefixes(have.Elements, want.Elements)
-	// Deletions first: in an interval set a new prefix may overlap an old one.
-	if err := c.conn.SetDeleteElements(s, elements(want.Interval, del)); err != nil {
-		return fmt.Errorf("set %s: %w", want.Name, err)
+	renewed = map[string]bool{}
+	inPlace := inPlace(changed, c.have.judgesAs(wanted))
+	for _, ch := range changed {
+		if inPlace {
+			err = c.alter(ch)
+		} else {
+			renewed[ch.set.Name] = true
+			c.editions.renew(ch.set.Name)
+			err = c.addSet(ch.set)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err := c.conn.SetAddElements(s, elements(want.Interval, add)); err != nil {
-		return fmt.Errorf("set %s: %w", want.Name, err)
+	return renewed, nil
+}
+
+// kernelSet is s under the name that it has, or will have, in the kernel.
+func (c *change) kernelSet(s ruleset.Set) *nftables.Set {
+	k := &nftables.Set{Table: c.table, Name: c.editions.name(s.Name), KeyType: nftables.TypeIPAddr,
+		Interval: s.Interval, KeyByteOrder: binaryutil.BigEndian}
+	if s.V6 {
+		k.KeyType = nftables.TypeIP6Addr
 	}
-	c.n += len(add) + len(del)
+	return k
+}
+
+func (c *change) addSet(s ruleset.Set) error {
+	c.n++
+	if err := c.conn.AddSet(c.kernelSet(s), elements(s.Interval, s.Elements)); err != nil {
+		return fmt.Errorf("set %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// alter queues the elements by which a set differs. Deletions come first: in an
+// interval set a new prefix may overlap an old one.
+func (c *change) alter(ch setChange) error {
+	c.n++
+	s := c.kernelSet(ch.set)
+	if err := c.conn.SetDeleteElements(s, elements(ch.set.Interval, ch.del)); err != nil {
+		return fmt.Errorf("set %s: %w", ch.set.Name, err)
+	}
+	if err := c.conn.SetAddElements(s, elements(ch.set.Interval, ch.add)); err != nil {
+		return fmt.Errorf("set %s: %w", ch.set.Name, err)
+	}
 	return nil
 }
 
@@ -158,50 +207,6 @@ func after(p netip.Prefix) (netip.Addr, bool) {
 	return next, next.IsValid()
 }
 
-// portMap queues a new map, or new content for an old one: they are small.
-func (c *change) portMap(want ruleset.PortMap) error {
-	m := &nftables.Set{Table: c.table, Name: want.Name, IsMap: true, Interval: true,
-		KeyType: nftables.TypeInetService, DataType: nftables.TypeVerdict}
-	have, ok := c.have.maps[want.Name]
-	if ok && slices.Equal(have.Elements, want.Elements) {
-		return nil
-	}
-	c.n++
-	var err error
-	if ok {
-		c.conn.FlushSet(m)
-		err = c.conn.SetAddElements(m, jumps(want.Elements))
-	} else {
-		err = c.conn.AddSet(m, jumps(want.Elements))
-	}
-	if err != nil {
-		return fmt.Errorf("map %s: %w", want.Name, err)
-	}
-	return nil
-}
-
-func jumps(es []ruleset.PortJump) []nftables.SetElement {
-	var elems []nftables.SetElement
-	for _, e := range es {
-		first := nftables.SetElement{Key: network(uint32(e.First)), IntervalOpen: e.Last == 65535,
-			VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: e.Block}}
-		elems = append(elems, first)
-		if e.Last != 65535 {
-			elems = append(elems, nftables.SetElement{Key: network(uint32(e.Last) + 1), IntervalEnd: true})
-		}
-	}
-	return elems
-}
-
-// blocks queues the blocks that are not there yet, still empty.
-func (c *change) blocks(want []ruleset.Block) {
-	for _, b := range want {
-		if _, ok := c.have.blocks[b.Name]; !ok {
-			c.queue(func() { c.conn.AddChain(c.newChain(b)) })
-		}
-	}
-}
-
 func (c *change) newChain(b ruleset.Block) *nftables.Chain {
 	ch := c.chain(b.Name)
 	switch b.Hook {
@@ -230,11 +235,12 @@ func at(h ruleset.Hook) (nftables.ChainHook, nftables.ChainPriority) {
 	return unix.NF_INET_FORWARD, *nftables.ChainPriorityFilter
 }
 
-// lines queues the rules of one block, all of them if any differs: counters are
-// objects of their own, so they go on counting.
-func (c *change) lines(b ruleset.Block, want heldBlock) {
+// lines queues the rules of one block, all of them if any differs or refers to a
+// set of a new edition: counters are objects of their own, so they go on
+// counting.
+func (c *change) lines(b ruleset.Block, want heldBlock, renewed map[string]bool) {
 	have, ok := c.have.blocks[b.Name]
-	if ok && slices.Equal(have.lines, want.lines) {
+	if ok && slices.Equal(have.lines, want.lines) && !refers(b, renewed) {
 		return
 	}
 	c.n++
@@ -243,6 +249,17 @@ func (c *change) lines(b ruleset.Block, want heldBlock) {
 		c.conn.FlushChain(ch)
 	}
 	for _, l := range b.Lines {
-		c.conn.AddRule(&nftables.Rule{Table: c.table, Chain: ch, Exprs: c.dev.line(l), UserData: comment(l.Comment)})
+		c.conn.AddRule(&nftables.Rule{Table: c.table, Chain: ch, Exprs: c.dev.line(l, c.editions.name), UserData: comment(l.Comment)})
 	}
+}
+
+func refers(b ruleset.Block, sets map[string]bool) bool {
+	for _, l := range b.Lines {
+		for _, cond := range l.Conds {
+			if sets[cond.Set] {
+				return true
+			}
+		}
+	}
+	return false
 }

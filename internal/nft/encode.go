@@ -23,11 +23,14 @@ func native(v uint32) []byte  { return binary.NativeEndian.AppendUint32(nil, v) 
 func network(v uint32) []byte { return binary.BigEndian.AppendUint16(nil, uint16(v)) }
 func octet(v uint32) []byte   { return []byte{byte(v)} }
 
-// line returns the expressions of one nftables rule. Above each pattern stands
-// what nft prints for it.
-func (d device) line(l ruleset.Line) []expr.Any {
+// line returns the expressions of one nftables rule; inKernel gives the name
+// that a set has there. Above each pattern stands what nft prints for it.
+func (d device) line(l ruleset.Line, inKernel func(string) string) []expr.Any {
 	var e []expr.Any
 	for _, c := range l.Conds {
+		if c.Set != "" {
+			c.Set = inKernel(c.Set)
+		}
 		e = append(e, d.cond(c)...)
 	}
 	if l.Mark != (ruleset.MarkOp{}) {
@@ -164,8 +167,6 @@ func verdict(v ruleset.Verdict) []expr.Any {
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: v.Target}}
 	case ruleset.VerdictJump:
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: v.Target}}
-	case ruleset.VerdictMap: // ct original proto-dst vmap @map
-		return []expr.Any{tuple(v.Key), &expr.Lookup{SourceRegister: 1, SetName: v.Target, IsDestRegSet: true}}
 	case ruleset.VerdictContinue:
 		return nil
 	}
@@ -181,14 +182,14 @@ func comment(s string) []byte {
 }
 
 // fingerprint writes a rule so that two rules the kernel treats alike, and that
-// carry the same comment, give the same string. Numbers of sets, which change
-// with each transaction, are left out.
+// carry the same comment, give the same string. The editions of sets, and their
+// numbers, which change with each transaction, are left out.
 func fingerprint(exprs []expr.Any, user []byte) string {
 	var b strings.Builder
 	for _, e := range exprs {
 		if l, ok := e.(*expr.Lookup); ok {
 			e = &expr.Lookup{SourceRegister: l.SourceRegister, DestRegister: l.DestRegister,
-				IsDestRegSet: l.IsDestRegSet, SetName: l.SetName, Invert: l.Invert}
+				IsDestRegSet: l.IsDestRegSet, SetName: baseName(l.SetName), Invert: l.Invert}
 		}
 		fmt.Fprintf(&b, "%T%+v ", e, e)
 	}

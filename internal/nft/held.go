@@ -5,17 +5,22 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
-// held is one attachment's part of the table, as the kernel holds it or as it
+// held is one attachment's part of a table, as the kernel holds it or as it
 // should: objects by name, rules by fingerprint.
 type held struct {
 	counters map[string]bool
-	sets     map[string]ruleset.Set
-	maps     map[string]ruleset.PortMap
+	sets     map[string]ruleset.Set // without edition
 	blocks   map[string]heldBlock
+	// inKernel are the names that the sets were read by; none if the rest was not
+	// read but is known. Both editions of a set are there, twins, only if somebody
+	// else made one.
+	inKernel []string
+	twins    bool
 }
 
 type heldBlock struct {
@@ -28,7 +33,6 @@ func newHeld() held {
 	return held{
 		counters: map[string]bool{},
 		sets:     map[string]ruleset.Set{},
-		maps:     map[string]ruleset.PortMap{},
 		blocks:   map[string]heldBlock{},
 	}
 }
@@ -42,13 +46,10 @@ func heldOf(t ruleset.Table, d device) held {
 	for _, s := range t.Sets {
 		h.sets[s.Name] = s
 	}
-	for _, m := range t.Maps {
-		h.maps[m.Name] = m
-	}
 	for _, b := range t.Blocks {
 		hb := heldBlock{hook: b.Hook, lines: make([]string, len(b.Lines))}
 		for i, l := range b.Lines {
-			hb.lines[i] = fingerprint(d.line(l), comment(l.Comment))
+			hb.lines[i] = fingerprint(d.line(l, baseName), comment(l.Comment))
 		}
 		h.blocks[b.Name] = hb
 	}
@@ -58,6 +59,9 @@ func heldOf(t ruleset.Table, d device) held {
 // fits reports whether h can be turned into want object by object. Otherwise an
 // object has the right name and the wrong kind, which is somebody else's work.
 func (h held) fits(want held) bool {
+	if h.twins {
+		return false
+	}
 	for name, s := range h.sets {
 		if w, ok := want.sets[name]; ok && (w.V6 != s.V6 || w.Interval != s.Interval) {
 			return false
@@ -71,13 +75,42 @@ func (h held) fits(want held) bool {
 	return true
 }
 
+// equal reports whether h is what it should be.
+func (h held) equal(want held) bool {
+	sameSet := func(a, b ruleset.Set) bool {
+		add, del := diffPrefixes(a.Elements, b.Elements)
+		return a.V6 == b.V6 && a.Interval == b.Interval && len(add)+len(del) == 0
+	}
+	return !h.twins && maps.Equal(h.counters, want.counters) && maps.EqualFunc(h.sets, want.sets, sameSet) &&
+		maps.EqualFunc(h.blocks, want.blocks, heldBlock.equal)
+}
+
+func (b heldBlock) equal(want heldBlock) bool {
+	return b.hook == want.hook && b.odd == want.odd && slices.Equal(b.lines, want.lines)
+}
+
+// judgesAs reports whether the blocks that policies make are the same in both:
+// all but the kernel's entrances and the one that accepts, whose lines name the
+// epoch and no set.
+func (h held) judgesAs(want held) bool {
+	policies := func(m map[string]heldBlock) map[string]heldBlock {
+		out := map[string]heldBlock{}
+		for name, b := range m {
+			if b.hook == ruleset.NoHook && !strings.HasSuffix(name, ruleset.AcceptBlock) {
+				out[name] = b
+			}
+		}
+		return out
+	}
+	return maps.EqualFunc(policies(h.blocks), policies(want.blocks), heldBlock.equal)
+}
+
 // differences says in words how h differs from want, in a stable order.
 func (h held) differences(want held) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	missingAndExtra(say, "counter", h.counters, want.counters)
 	missingAndExtra(say, "set", h.sets, want.sets)
-	missingAndExtra(say, "map", h.maps, want.maps)
 	missingAndExtra(say, "chain", h.blocks, want.blocks)
 	for _, name := range both(h.sets, want.sets) {
 		a, b := h.sets[name], want.sets[name]
@@ -87,11 +120,6 @@ func (h held) differences(want held) []string {
 		}
 		if add, del := diffPrefixes(a.Elements, b.Elements); len(add)+len(del) > 0 {
 			say("set %s: %d elements missing, %d too many", name, len(add), len(del))
-		}
-	}
-	for _, name := range both(h.maps, want.maps) {
-		if !slices.Equal(h.maps[name].Elements, want.maps[name].Elements) {
-			say("map %s: other elements", name)
 		}
 	}
 	for _, name := range both(h.blocks, want.blocks) {

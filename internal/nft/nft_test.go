@@ -218,7 +218,8 @@ func TestApplyRepairs(t *testing.T) {
 		"nft add element inet podwall eth0/ingress/policy/shop/p0/0.0/ip '{ 6.6.6.6 }'",
 		"nft delete element inet podwall eth0/ingress/policy/shop/p0/0.0/ip '{ 10.3.0.0 }'",
 		"nft add chain inet podwall eth0/output '{ policy accept; }'",
-		"nft flush map inet podwall eth0/ingress/policy.0/tcp",
+		"nft flush chain inet podwall eth0/ingress/policy.0/tcp",
+		"nft add set inet podwall eth0/ingress/policy/shop/p0/0.0/ip.b '{ type ipv4_addr; }'",
 		"nft add set inet podwall eth0/mine '{ type ipv4_addr; }'",
 	} {
 		t.Run(harm, func(t *testing.T) {
@@ -242,5 +243,43 @@ func TestApplyRepairs(t *testing.T) {
 				t.Errorf("after the repair: %q, %v", diffs, err)
 			}
 		})
+	}
+}
+
+// An address that moves from one set to another is in one of them at each
+// instant, also for a packet that is between its looks into the two: the sets
+// are replaced, not changed. One that only comes or only goes is an element.
+func TestMovedPeersGetNewEditionsOfTheirSets(t *testing.T) {
+	ns := pod(t)
+	rs := func(first, second ruleset.Peers) ruleset.RuleSet {
+		return ruleset.RuleSet{Addresses: both[:1], Egress: open,
+			Ingress: isolated(rule("a", ruleset.Accept, first, tcp(80)...), rule("b", ruleset.Accept, second, tcp(80)...))}
+	}
+	steps := []struct {
+		name          string
+		first, second ruleset.Peers
+		want          string // the sets of a and b
+	}{
+		{"at first", peers("10.0.0.1"), peers("10.0.0.2"), "a b"},
+		{"one comes into each", peers("10.0.0.1", "10.0.0.3"), peers("10.0.0.2", "10.0.0.4"), "a b"},
+		{"one goes from each", peers("10.0.0.1"), peers("10.0.0.2"), "a b"},
+		{"one moves", peers(), peers("10.0.0.1", "10.0.0.2"), "a.b b.b"},
+		{"one set changes both ways", peers(), peers("10.0.0.1", "10.0.0.9"), "a.b b.b"},
+		{"one moves back", peers("10.0.0.1"), peers("10.0.0.9"), "a b"},
+	}
+	var last *nft.Known
+	for _, s := range steps {
+		last = apply(t, ns, rs(s.first, s.second), last)
+		got := ns.Run(t, `nft list sets inet | sed -n 's|.*set eth0/ingress/policy/shop/\([ab]\)/0.0/ip\(.*\) {|\1\2|p' | xargs`)
+		if strings.TrimSpace(got) != s.want {
+			t.Errorf("%s: sets %q, want %q", s.name, strings.TrimSpace(got), s.want)
+		}
+		if diffs, _, err := nft.Check(ns.FD(), "eth0", *last); err != nil || len(diffs) > 0 {
+			t.Errorf("%s: %q, %v", s.name, diffs, err)
+		}
+		// Without knowing what is there, the same is found.
+		if _, wrote, err := nft.Apply(ns.FD(), "eth0", rs(s.first, s.second), nil); err != nil || wrote {
+			t.Errorf("%s: read and applied again: wrote %v, %v", s.name, wrote, err)
+		}
 	}
 }

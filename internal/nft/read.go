@@ -162,7 +162,7 @@ func stamped(rules []*nftables.Rule) ruleset.Epoch {
 	return 0
 }
 
-// sets reads the attachment's sets and maps.
+// sets reads the attachment's sets.
 func (r *reading) sets(c *nftables.Conn, f ruleset.Family, prefix string) error {
 	sets, err := c.GetSets(tableOf(f))
 	if err != nil {
@@ -177,11 +177,12 @@ func (r *reading) sets(c *nftables.Conn, f ruleset.Family, prefix string) error 
 		if err != nil {
 			return fmt.Errorf("list elements of set %s: %w", s.Name, err)
 		}
-		if s.IsMap {
-			r.held[f].maps[s.Name] = ruleset.PortMap{Name: s.Name, Elements: portJumps(elems)}
-			continue
+		r.held[f].inKernel = append(r.held[f].inKernel, s.Name)
+		name := baseName(s.Name)
+		if _, twice := r.held[f].sets[name]; twice {
+			name, r.held[f].twins = s.Name, true
 		}
-		r.held[f].sets[s.Name] = ruleset.Set{Name: s.Name, V6: s.KeyType.Name == nftables.TypeIP6Addr.Name,
+		r.held[f].sets[name] = ruleset.Set{Name: name, V6: s.KeyType.Name == nftables.TypeIP6Addr.Name,
 			Interval: s.Interval, Elements: prefixes(s.Interval, elems)}
 	}
 	return nil
@@ -242,25 +243,4 @@ func prefixFrom(first netip.Addr, end []byte) netip.Prefix {
 		}
 	}
 	return netip.Prefix{}
-}
-
-// portJumps is the inverse of jumps. The library leaves a verdict undecoded:
-// two attributes, the code and the chain's name.
-func portJumps(elems []nftables.SetElement) []ruleset.PortJump {
-	var out []ruleset.PortJump
-	for i, e := range inOrder(elems) {
-		if e.IntervalEnd || len(e.Key) != 2 {
-			continue
-		}
-		j := ruleset.PortJump{First: binary.BigEndian.Uint16(e.Key), Last: 65535}
-		if end := endOf(elems, i); end != nil {
-			j.Last = binary.BigEndian.Uint16(end) - 1
-		}
-		const head, code = 4, 4 // an attribute's header, and the verdict's code
-		if name := head + code + head; len(e.Val) > name {
-			j.Block = strings.TrimRight(string(e.Val[name:]), "\x00")
-		}
-		out = append(out, j)
-	}
-	return out
 }

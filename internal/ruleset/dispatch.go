@@ -1,25 +1,32 @@
 package ruleset
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
 
 const (
 	// walked is the number of lines up to which a packet walks them one by one.
-	// That reads best, and up to here costs about as much as a map lookup.
+	// That reads best, and up to here costs about as much as finding its block.
 	walked = 12
 	// spread is the number of port segments over which a line may be copied; a
 	// line with a wider range is walked, which bounds the table's size.
 	spread = 8
+	// fanout is the number of ranges that one block of the tree tells apart.
+	fanout = 8
 )
 
-// run adds lines whose order does not matter. If they are many, a map from port
-// to block stands before them for each protocol, so that a packet walks only the
-// lines for its own port and those for any:
+// run adds lines whose order does not matter. If they are many, a tree of blocks
+// stands before them for each protocol, so that a packet walks only the lines
+// for its own port and those for any:
 //
-//	meta l4proto tcp ct original proto-dst vmap @eth0/ingress/policy.0/tcp
+//	meta l4proto tcp jump eth0/ingress/policy.0/tcp
+//
+//	chain eth0/ingress/policy.0/tcp {
+//		meta l4proto tcp ct original proto-dst 80-443 jump eth0/ingress/policy.0/tcp/80-443
+//
+// The tree is made of rules, not of a verdict map: rules change in one instant
+// for a packet that is being judged, a map's elements change under it.
 func (w *walk) run(name string, lines []ruleLine) {
 	if len(lines) > walked {
 		for _, p := range []Proto{TCP, UDP, SCTP} {
@@ -31,11 +38,10 @@ func (w *walk) run(name string, lines []ruleLine) {
 	}
 }
 
-// dispatch adds the map for one protocol and returns the lines it left out.
+// dispatch adds the tree for one protocol and returns the lines it left out.
 func (w *walk) dispatch(name string, proto Proto, lines []ruleLine) []ruleLine {
 	segments := segmentsOf(proto, lines)
 	var left []ruleLine
-	copies := make([][]Line, len(segments))
 	for _, l := range lines {
 		first, last := segmentRange(segments, l.ports)
 		if l.ports.Proto != proto || l.ports.whole() || last-first > spread {
@@ -43,36 +49,50 @@ func (w *walk) dispatch(name string, proto Proto, lines []ruleLine) []ruleLine {
 			continue
 		}
 		for i := first; i < last; i++ {
-			copies[i] = append(copies[i], l.line)
+			segments[i].lines = append(segments[i].lines, l.line)
 		}
 	}
 	if len(left) == len(lines) {
 		return lines
 	}
-	base := w.name(w.side.block(), name, strings.ToLower(proto.String()))
-	m := PortMap{Name: base}
-	for i, s := range segments {
-		if len(copies[i]) == 0 {
-			continue
-		}
-		block := fmt.Sprintf("%s/%d", base, s.First)
-		if s.First != s.Last {
-			block = fmt.Sprintf("%s-%d", block, s.Last)
-		}
-		w.ports = append(w.ports, Block{Name: block, Lines: copies[i]})
-		m.Elements = append(m.Elements, PortJump{First: s.First, Last: s.Last, Block: block})
-	}
-	w.table.Maps = append(w.table.Maps, m)
-	w.line(Line{
-		Conds:   []Cond{is(KeyProto, uint32(proto))},
-		Verdict: Verdict{Kind: VerdictMap, Target: base, Key: w.side.port},
-	})
+	root := w.name(w.side.block(), name, strings.ToLower(proto.String()))
+	used := slices.DeleteFunc(segments, func(s segment) bool { return len(s.lines) == 0 })
+	w.branch(proto, root, root, used)
+	w.line(Line{Conds: []Cond{is(KeyProto, uint32(proto))}, Verdict: jumpTo(root)})
 	return left
 }
 
-// segmentsOf cuts the port space at the ends of the lines' ranges: within one
-// segment every port meets the same lines.
-func segmentsOf(proto Proto, lines []ruleLine) []Ports {
+// A segment is a range of ports within which every port meets the same lines.
+type segment struct {
+	first, last uint16
+	lines       []Line
+}
+
+// branch adds the block that leads from any port in segments to its lines, and
+// what is below it. Each line names the protocol again, because without it nft
+// can't read a connection's port.
+func (w *walk) branch(proto Proto, root, name string, segments []segment) {
+	at := len(w.ports)
+	w.ports = append(w.ports, Block{Name: name})
+	var lines []Line
+	for group := range slices.Chunk(segments, (len(segments)+fanout-1)/fanout) {
+		first, last := group[0].first, group[len(group)-1].last
+		child := root + "/" + rangeText(uint32(first), uint32(last))
+		if len(group) == 1 {
+			w.ports = append(w.ports, Block{Name: child, Lines: group[0].lines})
+		} else {
+			w.branch(proto, root, child, group)
+		}
+		lines = append(lines, Line{
+			Conds:   []Cond{is(KeyProto, uint32(proto)), {Key: w.side.port, First: uint32(first), Last: uint32(last)}},
+			Verdict: jumpTo(child),
+		})
+	}
+	w.ports[at].Lines = lines
+}
+
+// segmentsOf cuts the port space at the ends of the lines' ranges.
+func segmentsOf(proto Proto, lines []ruleLine) []segment {
 	var cuts []int
 	for _, l := range lines {
 		if l.ports.Proto == proto && !l.ports.whole() {
@@ -81,17 +101,17 @@ func segmentsOf(proto Proto, lines []ruleLine) []Ports {
 	}
 	slices.Sort(cuts)
 	cuts = slices.Compact(cuts)
-	var segments []Ports
+	var segments []segment
 	for i := 0; i+1 < len(cuts); i++ {
-		segments = append(segments, Ports{Proto: proto, First: uint16(cuts[i]), Last: uint16(cuts[i+1] - 1)})
+		segments = append(segments, segment{first: uint16(cuts[i]), last: uint16(cuts[i+1] - 1)})
 	}
 	return segments
 }
 
 // segmentRange returns the half-open range of segments that p consists of.
-func segmentRange(segments []Ports, p Ports) (first, last int) {
+func segmentRange(segments []segment, p Ports) (first, last int) {
 	at := func(port uint16) int {
-		i, _ := slices.BinarySearchFunc(segments, port, func(s Ports, port uint16) int { return int(s.Last) - int(port) })
+		i, _ := slices.BinarySearchFunc(segments, port, func(s segment, port uint16) int { return int(s.last) - int(port) })
 		return i
 	}
 	if p.First > p.Last || len(segments) == 0 {

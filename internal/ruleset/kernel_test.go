@@ -84,14 +84,8 @@ func (k *kernel) walk(name string, p packet, depth int) ruleset.VerdictKind {
 		case ruleset.VerdictContinue:
 		case ruleset.VerdictGoto:
 			return k.walk(v.Target, p, depth+1)
-		case ruleset.VerdictJump, ruleset.VerdictMap:
-			target := v.Target
-			if v.Kind == ruleset.VerdictMap {
-				if target = k.lookup(v, p); target == "" {
-					continue
-				}
-			}
-			if got := k.walk(target, p, depth+1); got != ruleset.VerdictContinue {
+		case ruleset.VerdictJump:
+			if got := k.walk(v.Target, p, depth+1); got != ruleset.VerdictContinue {
 				return got
 			}
 		default:
@@ -99,20 +93,6 @@ func (k *kernel) walk(name string, p packet, depth int) ruleset.VerdictKind {
 		}
 	}
 	return ruleset.VerdictContinue
-}
-
-// lookup returns the block that a map names for p, or "".
-func (k *kernel) lookup(v ruleset.Verdict, p packet) string {
-	i := slices.IndexFunc(k.table.Maps, func(m ruleset.PortMap) bool { return m.Name == v.Target })
-	if i < 0 {
-		k.t.Fatalf("no map %q", v.Target)
-	}
-	for _, e := range k.table.Maps[i].Elements {
-		if port := p.port(v.Key); e.First <= port && port <= e.Last {
-			return e.Block
-		}
-	}
-	return ""
 }
 
 func (p packet) port(key ruleset.Key) uint16 {

@@ -12,7 +12,7 @@ type walk struct {
 	*lowerer
 	side  side
 	block Block          // being filled
-	ports []Block        // what its maps lead to, to stand behind it
+	ports []Block        // what it dispatches to, to stand behind it
 	rules map[string]int // how often a rule of this name was met
 }
 
@@ -166,6 +166,7 @@ func (w *walk) rule(tier string, r Rule, next string) []ruleLine {
 	}
 	w.rules[id]++
 	var lines []ruleLine
+	before := len(w.table.Sets)
 	for i, m := range r.Matches {
 		for _, conds := range w.peers(m.Peers, fmt.Sprintf("%s.%d", sets, i)) {
 			for _, p := range m.Ports {
@@ -176,6 +177,9 @@ func (w *walk) rule(tier string, r Rule, next string) []ruleLine {
 				}
 			}
 		}
+	}
+	for i := range w.table.Sets[before:] {
+		w.table.Sets[before+i].Denies = r.Action != Accept
 	}
 	return lines
 }

@@ -12,10 +12,9 @@ type Table struct {
 	Family    Family
 	Interface string
 	Epoch     Epoch
-	Counters  []string  // names
-	Sets      []Set     // of addresses
-	Maps      []PortMap // from port to block
-	Blocks    []Block   // nftables calls them chains; a Chain here is a policy's
+	Counters  []string // names
+	Sets      []Set    // of addresses
+	Blocks    []Block  // nftables calls them chains; a Chain here is a policy's
 }
 
 // A Family is the nftables family of a table. podwall has one of each in a pod's
@@ -55,19 +54,9 @@ type Set struct {
 	V6       bool
 	Interval bool           // holds prefixes; otherwise only single addresses
 	Elements []netip.Prefix // canonical, as Peers has them
-}
-
-// A PortMap is a named verdict map over port numbers: a packet whose port lies
-// in an element jumps to that element's block.
-type PortMap struct {
-	Name     string
-	Elements []PortJump // sorted, disjoint
-}
-
-// A PortJump is one element of a PortMap.
-type PortJump struct {
-	First, Last uint16
-	Block       string
+	// Denies says that being in the set may cost a flow its acceptance: it is a
+	// rule's that drops or passes on.
+	Denies bool
 }
 
 // A Hook is where the kernel calls a block.
@@ -109,8 +98,7 @@ type MarkOp struct{ And, Or uint32 }
 // A Verdict is what a line does with the packet in the end.
 type Verdict struct {
 	Kind   VerdictKind
-	Target string // the block of VerdictGoto and VerdictJump, the map of VerdictMap
-	Key    Key    // what VerdictMap looks up
+	Target string // the block of VerdictGoto and VerdictJump
 }
 
 // A VerdictKind is the kind of a Verdict. The zero VerdictKind drops.
@@ -121,7 +109,6 @@ const (
 	VerdictAccept
 	VerdictGoto
 	VerdictJump
-	VerdictMap      // goes where a PortMap says; on, if it says nothing
 	VerdictContinue // on to the next line
 )
 

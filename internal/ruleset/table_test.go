@@ -36,18 +36,8 @@ func checkTable(t *testing.T, table ruleset.Table) {
 		declare("set", s.Name)
 		checkElements(t, s)
 	}
-	for _, m := range table.Maps {
-		declare("set", m.Name) // of one name space in the kernel
-	}
 	for _, b := range table.Blocks {
 		declare("block", b.Name)
-	}
-	for _, m := range table.Maps {
-		for i, e := range m.Elements {
-			if e.First > e.Last || !names["block"][e.Block] || (i > 0 && m.Elements[i-1].Last >= e.First) {
-				t.Fatalf("map %s: element %d of %v", m.Name, i, m.Elements)
-			}
-		}
 	}
 	for _, b := range table.Blocks {
 		for _, l := range b.Lines {
@@ -70,7 +60,7 @@ func checkElements(t *testing.T, s ruleset.Set) {
 
 func checkLine(t *testing.T, b ruleset.Block, l ruleset.Line, names map[string]map[string]bool) {
 	t.Helper()
-	target := map[ruleset.VerdictKind]string{ruleset.VerdictGoto: "block", ruleset.VerdictJump: "block", ruleset.VerdictMap: "set"}
+	target := map[ruleset.VerdictKind]string{ruleset.VerdictGoto: "block", ruleset.VerdictJump: "block"}
 	kind := target[l.Verdict.Kind]
 	switch {
 	case len(l.Comment) >= ruleset.MaxComment, strings.ContainsAny(l.Comment, "\"\n\t\\"):

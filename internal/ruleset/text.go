@@ -17,7 +17,7 @@ func (rs RuleSet) Text(iface string) string {
 }
 
 // Text is t in the language of nft, in the order in which a person asks: what a
-// packet meets, then the sets and maps it is looked up in, then the counters.
+// packet meets, then the sets it is looked up in, then the counters.
 func (t Table) Text() string {
 	var parts []string
 	for _, c := range t.Blocks {
@@ -25,9 +25,6 @@ func (t Table) Text() string {
 	}
 	for _, s := range t.Sets {
 		parts = append(parts, s.text())
-	}
-	for _, m := range t.Maps {
-		parts = append(parts, m.text())
 	}
 	counters := make([]string, len(t.Counters))
 	for i, c := range t.Counters {
@@ -87,14 +84,6 @@ func elementText(p netip.Prefix) string {
 		return p.Addr().String()
 	}
 	return p.String()
-}
-
-func (m PortMap) text() string {
-	elems := make([]string, len(m.Elements))
-	for i, e := range m.Elements {
-		elems[i] = fmt.Sprintf("%s : jump %s", rangeText(uint32(e.First), uint32(e.Last)), e.Block)
-	}
-	return fmt.Sprintf("\tmap %s {\n\t\ttype inet_service : verdict\n\t\tflags interval\n%s\t}\n", m.Name, elementsText(elems))
 }
 
 // elementsText lists elements in lines that a person can read.
@@ -188,8 +177,6 @@ func (v Verdict) text() string {
 		return "goto " + v.Target
 	case VerdictJump:
 		return "jump " + v.Target
-	case VerdictMap:
-		return fmt.Sprintf("%s vmap @%s", keyText[v.Key], v.Target)
 	case VerdictContinue:
 		return ""
 	}
