@@ -14,6 +14,13 @@
 // An attachment's rules are always those of some version, never older than ones
 // that stood before. When Finish returns, the attachment is in the store, its
 // rules are those of a version that has it, and every other local pod's rules
-// know its addresses. Nothing here removes a rule: an attachment that is
-// forgotten keeps its rules until its namespace goes.
+// know its addresses, save of those whose rules can't be written just now (they
+// are tried again). When Delete returns, nothing is written to the namespace any
+// more. Nothing here removes a rule: an attachment that is forgotten keeps its
+// rules until its namespace goes.
+//
+// The store follows the memory: whatever is killed whenever, it has every
+// attachment whose ADD was answered and none whose DEL was.
+//
+// Mutexes are taken in the order storing, writing (one for each attachment), mu.
 package reconcile

@@ -29,16 +29,22 @@ func (k *Keeper) Watch(ctx context.Context, interval time.Duration) error {
 
 // sweep looks for what nobody tells the daemon: namespaces that went without a
 // DEL, nftables changes by others, new addresses of the node, rules that could
-// not be applied and may be now, and adoptions that are old enough.
+// not be applied and may be now, records that could not be stored, and adoptions
+// that are old enough.
 func (k *Keeper) sweep(ctx context.Context) {
 	if err := k.Refresh(); err != nil {
 		k.Log.Error("sweep", "error", err)
 	}
+	var keys []api.Key
 	for _, a := range k.settled() {
 		if ctx.Err() != nil {
 			return
 		}
 		k.visit(a)
+		keys = append(keys, a.record.Key)
+	}
+	if err := k.persist(keys...); err != nil {
+		k.Log.Error("sweep", "error", err)
 	}
 }
 
