@@ -14,7 +14,7 @@ podwall-install := ./install
 BINARIES := $(foreach b,podwall podwalld policyctl podwall-install,$(if $(wildcard $($(b))/*.go),bin/$(b)))
 
 # What the tests and the product's users call, and the Debian package it is in.
-TOOLS := nft:nftables ip:iproute2 conntrack:conntrack ping:iputils-ping
+TOOLS := nft:nftables ip:iproute2 iptables-nft:iptables conntrack:conntrack ping:iputils-ping
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test bench fuzz lint fmt clean $(BINARIES)

@@ -18,6 +18,7 @@ type Network struct {
 	Bridge     string
 	Ranges     []netip.Prefix
 	Default    bool  // the pods' default route leads here
+	Hairpin    bool  // the bridge sends frames back to the pod they came from
 	Chained    []any // further plugins' entries, marshalled to JSON
 	dir        string
 }
@@ -71,7 +72,7 @@ func (net Network) Conflist() ([]byte, error) {
 		}
 	}
 	bridge := map[string]any{
-		"type": "bridge", "bridge": net.Bridge, "isGateway": true,
+		"type": "bridge", "bridge": net.Bridge, "isGateway": true, "hairpinMode": net.Hairpin,
 		"capabilities": map[string]any{"ips": true},
 		"ipam": map[string]any{
 			"type": "host-local", "ranges": ranges, "routes": routes,

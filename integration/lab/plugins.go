@@ -14,7 +14,8 @@ import (
 const reference = "github.com/containernetworking/plugins"
 
 // referencePlugins are those that chains may name, by their place in the module.
-var referencePlugins = [...]string{"plugins/main/bridge", "plugins/ipam/host-local", "plugins/meta/tuning", "plugins/meta/firewall"}
+var referencePlugins = [...]string{"plugins/main/bridge", "plugins/ipam/host-local", "plugins/meta/tuning", "plugins/meta/firewall",
+	"plugins/meta/portmap"}
 
 // root returns the top of this module, which holds bin/ and .cache/.
 func root() (string, error) {
