@@ -1,0 +1,103 @@
+package attack
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/podwall/podwall/integration/attack/intruder"
+)
+
+// An attack is something that an intruder does to get a packet out of its pod.
+type attack struct {
+	name   string // as docs/threat-model.md has it
+	needs  []int  // capabilities
+	far    bool   // its packets go to the world, not to the neighbour
+	toNode bool   // its packets may reach the node, but no further
+	damage bool   // changes the pod: each time wants a new one
+	act    func(f *field, p *pod, token []byte) intruder.Act
+}
+
+// wage makes each attack: without podwall until it succeeds, then in a protected
+// pod of each of the namespaces, where nothing of it may leave.
+func wage(t *testing.T, f *field, attacks []attack, namespaces ...string) {
+	held := map[string]*pod{}
+	for _, ns := range namespaces {
+		held[ns] = f.protected(t, ns)
+	}
+	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) {
+			t.Parallel()
+			free := f.free
+			if a.damage {
+				free = f.unprotected(t)
+			}
+			a.succeed(t, f, free)
+			for _, ns := range namespaces {
+				p := held[ns]
+				if a.damage {
+					p = f.protected(t, ns)
+				}
+				a.fail(t, f, p)
+			}
+		})
+	}
+}
+
+// target is the tap where the attack arrives.
+func (a attack) target(f *field) *tap {
+	if a.far {
+		return f.beyond
+	}
+	return f.there
+}
+
+// succeed makes the attack until it arrives.
+func (a attack) succeed(t *testing.T, f *field, p *pod) {
+	t.Helper()
+	eventually(t, func() error {
+		token := token()
+		err := p.act(t, a.act(f, p, token), a.needs)
+		if arrives(a.target(f), token) {
+			return nil
+		}
+		return fmt.Errorf("without podwall the attack does not succeed either: %w", cmp.Or(err, errSilence))
+	})
+}
+
+// fail makes the attack three times; nothing may leave the pod.
+func (a attack) fail(t *testing.T, f *field, p *pod) {
+	t.Helper()
+	token := token()
+	var refused error
+	for range 3 {
+		refused = p.act(t, a.act(f, p, token), a.needs)
+	}
+	time.Sleep(silence)
+	at := f.here
+	if a.toNode {
+		at = a.target(f)
+	}
+	if n := at.saw(token); n > 0 {
+		t.Errorf("%s: %d frames got out, want none; to the intruder the kernel said: %v", p.Pod(), n, refused)
+	}
+}
+
+// silence is how long one waits for what must not come. Within one machine
+// packets take microseconds.
+const silence = 50 * time.Millisecond
+
+// arrives waits a moment for a token.
+func arrives(tp *tap, token []byte) bool {
+	for end := time.Now().Add(silence); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if tp.saw(token) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// errSilence says that nothing came and that the kernel refused nothing.
+var errSilence = errors.New("nothing arrives")
