@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -101,26 +102,21 @@ func TestThousandChangesUnderLoad(t *testing.T) {
 	stranger := addPod(t, n, "other", "stranger")
 	client := api.Client{Socket: n.Socket()}
 
-	at := func(sb *lab.Sandbox, port uint16) netip.AddrPort { return netip.AddrPortFrom(sb.Addr(false), port) }
-	in, out := openSink(t, web.Netns, at(web, 2000)), openSink(t, friend.Netns, at(friend, 2000))
-	badIn, badOut := openSink(t, web.Netns, at(web, 3000)), openSink(t, stranger.Netns, at(stranger, 3000))
+	// What comes in does so over IPv4, what goes out over IPv6.
+	inAt, outAt := netip.AddrPortFrom(web.Addr(false), 2000), netip.AddrPortFrom(friend.Addr(true), 2000)
+	badInAt, badOutAt := netip.AddrPortFrom(web.Addr(false), 3000), netip.AddrPortFrom(stranger.Addr(true), 3000)
+	in, out := openSink(t, web.Netns, inAt), openSink(t, friend.Netns, outAt)
+	badIn, badOut := openSink(t, web.Netns, badInAt), openSink(t, stranger.Netns, badOutAt)
 	expect(t, tcp(friend, web, true), tcp(web, friend, true), tcp(stranger, web, false), tcp(web, stranger, false))
-	allowed := []*barrage{bombard(t, friend.Netns, at(web, 2000)), bombard(t, web.Netns, at(friend, 2000))}
-	denied := []*barrage{bombard(t, stranger.Netns, at(web, 3000)), bombard(t, web.Netns, at(stranger, 3000))}
+	allowed := []*barrage{bombard(t, friend.Netns, inAt), bombard(t, web.Netns, outAt)}
+	denied := []*barrage{bombard(t, stranger.Netns, badInAt), bombard(t, web.Netns, badOutAt)}
 	old := []*conversation{converse(t, "tcp", friend, web, 1000), converse(t, "tcp", web, friend, 1000)}
 
 	start := time.Now()
 	last := revision(t, client, web)
 	for i := 1; i <= changes; i++ {
 		must(t, n.WriteManifest("change.yaml", change(rng, i)))
-		eventually(t, func() error {
-			now := revision(t, client, web)
-			if now == last {
-				return fmt.Errorf("change %d is not in force", i)
-			}
-			last = now
-			return nil
-		})
+		last = nextRevision(t, client, web, last)
 	}
 	t.Logf("%d changes in %s", changes, time.Since(start).Round(time.Millisecond))
 	for _, c := range old {
@@ -128,26 +124,29 @@ func TestThousandChangesUnderLoad(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for i, b := range allowed {
-		s := []*sink{in, out}[i]
-		if sent, answered := b.end(); sent == 0 || answered != sent || s.got.Load() != sent {
-			t.Errorf("allowed, to %s: %d sent, %d arrived, %d answered; want no loss", b.to, sent, s.got.Load(), answered)
-		} else {
-			t.Logf("allowed, to %s: %d sent, %d answered", b.to, sent, answered)
+	for _, b := range slices.Concat(allowed, denied) {
+		b.halt()
+	}
+	for i, s := range []*sink{in, out} {
+		b := allowed[i]
+		sent, answered := b.end()
+		t.Logf("allowed, to %s: %d sent, %d arrived, %d answered", b.to, sent, s.got.Load(), answered)
+		if sent == 0 || s.got.Load() != sent || answered != sent {
+			t.Error("want no loss")
 		}
 	}
-	for i, b := range denied {
-		s := []*sink{badIn, badOut}[i]
-		if sent, _ := b.end(); sent == 0 || s.got.Load() != 0 {
-			t.Errorf("denied, to %s: %d sent, %d arrived; want none", b.to, sent, s.got.Load())
-		} else {
-			t.Logf("denied, to %s: %d sent, 0 arrived", b.to, sent)
+	for i, s := range []*sink{badIn, badOut} {
+		b := denied[i]
+		sent, _ := b.end()
+		t.Logf("denied, to %s: %d sent, %d arrived", b.to, sent, s.got.Load())
+		if sent == 0 || s.got.Load() != 0 {
+			t.Error("want none to arrive")
 		}
 	}
 	// Nothing but policy was in the way of what was denied.
 	must(t, n.RemoveManifest("change.yaml"))
 	must(t, n.RemoveManifest("0.yaml"))
-	for i, b := range []*barrage{bombard(t, stranger.Netns, at(web, 3000)), bombard(t, web.Netns, at(stranger, 3000))} {
+	for i, b := range []*barrage{bombard(t, stranger.Netns, badInAt), bombard(t, web.Netns, badOutAt)} {
 		s := []*sink{badIn, badOut}[i]
 		eventually(t, func() error {
 			if s.got.Load() == 0 {
@@ -155,8 +154,21 @@ func TestThousandChangesUnderLoad(t *testing.T) {
 			}
 			return nil
 		})
-		b.end()
+		b.halt()
 	}
+}
+
+// nextRevision waits until another revision than last stands in a pod's kernel,
+// and returns it.
+func nextRevision(t *testing.T, c api.Client, sb *lab.Sandbox, last string) string {
+	t.Helper()
+	for end := time.Now().Add(settling); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		if now := revision(t, c, sb); now != "" && now != last {
+			return now
+		}
+	}
+	t.Fatalf("a change is not in force after %s", settling)
+	return ""
 }
 
 // revision is what the daemon says stands in a pod's kernel. It asks the socket
@@ -174,22 +186,37 @@ func revision(t *testing.T, c api.Client, sb *lab.Sandbox) string {
 }
 
 // change is the i-th version of a policy for shop/web. All let it talk with
-// shop/friend, by one rule or another, and none with other/stranger.
+// shop/friend, by one rule or another, and none with other/stranger. Rules come,
+// go and change places; so do their ports and peers, among them single addresses
+// and blocks, which the kernel keeps in different kinds of sets, and few or many
+// rules, which are tried one by one or looked up by port.
 func change(rng *rand.Rand, i int) string {
 	friend := []string{
 		`{podSelector: {matchLabels: {app: friend}}}`,
 		`{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: shop}}}`,
 		`{podSelector: {}}`,
 	}
+	many := 1 + rng.IntN(3)
+	if i%5 == 0 {
+		many = 20
+	}
+	friends := rng.IntN(many)
 	rules := ""
-	for r := range 1 + rng.IntN(4) {
-		// Peers come and go, ports change, and the rules change places.
-		rules += fmt.Sprintf("  - PEERS: [%s, {ipBlock: {cidr: 198.18.%d.%d/32}}, {ipBlock: {cidr: \"2001:db8:%x::/64\"}}]\n",
-			friend[rng.IntN(len(friend))], i/250, i%250, 1+rng.IntN(0xfff))
-		if r > 0 {
-			first := 1 + rng.IntN(4000)
-			rules += fmt.Sprintf("    ports: [{port: %d, endPort: %d}, {port: 2000, protocol: UDP}]\n", first, first+rng.IntN(60000))
+	for r := range many {
+		peers := []string{fmt.Sprintf("{ipBlock: {cidr: 198.18.%d.%d/32}}", i/250, i%250)} // no two versions are the same
+		if rng.IntN(2) == 0 {
+			peers = append(peers, fmt.Sprintf("{ipBlock: {cidr: 198.19.%d.0/%d}}", rng.IntN(250), 24+rng.IntN(9)))
 		}
+		if rng.IntN(2) == 0 {
+			peers = append(peers, fmt.Sprintf("{ipBlock: {cidr: \"2001:db8:%x::/%d\"}}", 1+rng.IntN(0xfff), 48+rng.IntN(81)))
+		}
+		first := 1 + rng.IntN(4000)
+		ports := fmt.Sprintf("[{port: %d, endPort: %d}]", first, first+rng.IntN(60000))
+		if r == friends {
+			peers = append(peers, friend[rng.IntN(len(friend))])
+			ports = []string{"[]", "[{protocol: TCP}, {port: 2000, protocol: UDP}]"}[rng.IntN(2)]
+		}
+		rules += fmt.Sprintf("  - PEERS: [%s]\n    ports: %s\n", strings.Join(peers, ", "), ports)
 	}
 	return fmt.Sprintf(`
 apiVersion: networking.k8s.io/v1

@@ -262,10 +262,12 @@ func (b *barrage) socket(t testing.TB) (net.Conn, error) {
 	return c, nil
 }
 
-// end stops the barrage, waits for the last answers, and returns how many
-// datagrams were sent and how many answers came.
+// halt stops the barrage.
+func (b *barrage) halt() { close(b.stop) }
+
+// end waits, after halt, for the last answers. It returns how many datagrams were
+// sent and how many answers came.
 func (b *barrage) end() (sent, answered int64) {
-	close(b.stop)
 	b.done.Wait()
 	b.open.Wait()
 	return b.sent, b.answered.Load()

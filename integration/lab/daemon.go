@@ -18,6 +18,9 @@ const patience = 10 * time.Second
 // Launch starts podwalld on the node, with the node's paths and any further
 // flags, and does not wait until it is ready. Its log is appended to LogFile.
 func (n *Node) Launch(flags ...string) error {
+	if n.Running() {
+		return errors.New("start podwalld: it runs")
+	}
 	log, err := os.OpenFile(n.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err

