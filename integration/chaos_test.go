@@ -187,6 +187,12 @@ func (c *chaos) right(ctx context.Context, packets bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
+	// Addresses come round again, and neighbours remember whose they were.
+	for _, sb := range []*lab.Sandbox{c.friend, c.stranger} {
+		if _, err := sb.RunErr("ip neigh flush dev eth0"); err != nil {
+			return err
+		}
+	}
 	var flows []lab.Expectation
 	for _, sb := range c.live {
 		flows = append(flows, tcp(c.friend, sb, true), tcp(c.stranger, sb, c.open))

@@ -18,11 +18,12 @@ func TestDevice(t *testing.T) {
 	wage(t, newField(t), deviceAttacks(), "jail", "narrow")
 }
 
-// nest makes a namespace whose name in the script is $nested.
+// nest makes a namespace with a user namespace of its own, so that no capability
+// is needed, and a command to act inside.
 const nest = `
-	unshare --net sleep 5 >/dev/null 2>&1 & nested=$!
-	while [ "$(readlink /proc/$nested/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
-	inside() { nsenter --net=/proc/$nested/ns/net "$@"; }
+	unshare --user --map-root-user --net sleep 5 >/dev/null 2>&1 & nested=$!
+	until [ "$(readlink /proc/$nested/exe)" = "$(readlink -f "$(command -v sleep)")" ]; do sleep 0.01; done
+	inside() { nsenter --target $nested --user --net --preserve-credentials "$@"; }
 `
 
 // deviceAttacks send by a device that the intruder makes.
@@ -57,30 +58,27 @@ func deviceAttacks() []attack {
 		written("frame by a bridge", "b0", "ip link add b0 type bridge; ip link set eth0 master b0; ip link set b0 up"),
 		written("frame by a pair of veths and a bridge", "v0",
 			"ip link add b0 type bridge; ip link add v0 type veth peer name v1; ip link set eth0 master b0; ip link set v1 master b0; ip link set b0 up; ip link set v0 up; ip link set v1 up"),
-		{name: "nested namespace behind a router", needs: nestingCaps(), far: true, damage: true, act: nested(`
+		{name: "nested namespace behind a router", needs: admin, far: true, damage: true, act: nested(`
 			ip link add v0 type veth peer name v1 netns $nested
 			ip addr add 10.9.0.1/24 dev v0; ip link set v0 up
 			inside ip addr add 10.9.0.2/24 dev v1; inside ip link set v1 up; inside ip route add default via 10.9.0.1
 			sysctl -qw net.ipv4.ip_forward=1
 			nft 'table ip masks { chain c { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }; }'`)},
-		{name: "nested namespace behind a bridge", needs: nestingCaps(), far: true, damage: true, act: nested(`
+		{name: "nested namespace behind a bridge", needs: admin, far: true, damage: true, act: nested(`
 			ip link add b0 type bridge; ip link set b0 up
 			ip link add v0 type veth peer name v1 netns $nested; ip link set v0 master b0 up
 			ip addr flush dev eth0; ip link set eth0 master b0
 			inside ip addr add $addr/24 dev v1; inside ip link set v1 up; inside ip route add default via $router`)},
-		{name: "nested namespace behind a macvlan", needs: nestingCaps(), far: true, damage: true, act: nested(`
+		{name: "nested namespace behind a macvlan", needs: admin, far: true, damage: true, act: nested(`
 			ip link add m0 link eth0 type macvlan mode bridge; ip link set m0 netns $nested
 			ip addr flush dev eth0
 			inside ip addr add $addr/24 dev m0; inside ip link set m0 up; inside ip route add default via $router`)},
-		{name: "eth0 in a nested namespace and back", needs: nestingCaps(), far: true, damage: true, act: nested(`
-			ip link set eth0 netns $nested; inside ip link set eth0 netns /proc/$$/ns/net
+		{name: "eth0 in a nested namespace and back", needs: admin, far: true, damage: true, act: nested(`
+			ip link set eth0 netns $nested; ip link set eth0 netns /proc/$nested/ns/net 2>/dev/null || inside ip link set eth0 netns $$
 			ip addr add $addr/24 dev eth0; ip link set eth0 up; ip route add default via $router
 			inside() { "$@"; }`)},
 	}
 }
-
-// nestingCaps are what making a namespace takes, beyond networks.
-func nestingCaps() []int { return []int{intruder.NetAdmin, unix.CAP_SYS_ADMIN} }
 
 // fill puts the pod's addresses into a script.
 func (p *pod) fill(script string) string {

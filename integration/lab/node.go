@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+
+	"github.com/containernetworking/cni/pkg/invoke"
 )
 
 // The addresses of every node; nodes don't see each other. Pods get the rest of
@@ -40,8 +42,12 @@ type Node struct {
 	Name  string
 	Dir   string // everything the node keeps on its disk
 
+	// Exec runs the plugins for libcni; nil is libcni's own way.
+	Exec invoke.Exec
+
 	bin, cni string // directories of the binaries
 	cache    string // libcni's
+	state    string // podwalld's
 	daemon   *exec.Cmd
 	exited   chan struct{} // closed when daemon has ended
 	sandbox  atomic.Int64  // numbers the sandboxes
@@ -50,19 +56,19 @@ type Node struct {
 // A NodeOption changes how NewNode makes a node.
 type NodeOption func(*Node)
 
-// On puts the node's files into a directory that exists, for measurements on a
-// real disk. The private machine's own /run is in memory.
-func On(dir string) NodeOption { return func(n *Node) { n.Dir = dir } }
+// StateOn makes podwalld keep its state in a directory that exists, for
+// measurements on a real disk. The private machine's own /run is in memory.
+func StateOn(dir string) NodeOption { return func(n *Node) { n.state = dir } }
 
 // NewNode makes a node without podwalld, pods and manifests. Names of nodes are
 // unique; capitals become small, as Kubernetes has them. The caller closes it.
 func NewNode(name string, options ...NodeOption) (*Node, error) {
 	name = strings.ToLower(name)
 	n := &Node{Name: name, Dir: filepath.Join("/run/node", name)}
+	n.cache, n.state = filepath.Join(n.Dir, "cni"), filepath.Join(n.Dir, "state")
 	for _, o := range options {
 		o(n)
 	}
-	n.cache = filepath.Join(n.Dir, "cni")
 	var err error
 	if n.bin, err = binaries(); err != nil {
 		return nil, err
@@ -142,11 +148,14 @@ func (n *Node) Manifests() string { return filepath.Join(n.Dir, "manifests") }
 // Socket is where podwalld listens.
 func (n *Node) Socket() string { return filepath.Join(n.Dir, "podwalld.sock") }
 
+// Binary is the path of one of the programs under test.
+func (n *Node) Binary(name string) string { return filepath.Join(n.bin, name) }
+
 // CNICache is where libcni keeps what it did.
 func (n *Node) CNICache() string { return n.cache }
 
 // StateDir is where podwalld keeps its database.
-func (n *Node) StateDir() string { return filepath.Join(n.Dir, "state") }
+func (n *Node) StateDir() string { return n.state }
 
 // WriteManifest puts a file into the directory of manifests, whole or not at all.
 func (n *Node) WriteManifest(name, content string) error {

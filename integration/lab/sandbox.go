@@ -135,7 +135,7 @@ func (n *Node) cniCall(net Network, call func(*libcni.CNIConfig, *libcni.Network
 	if err != nil {
 		return err
 	}
-	cni := libcni.NewCNIConfigWithCacheDir([]string{n.bin, n.cni}, n.cache, nil)
+	cni := libcni.NewCNIConfigWithCacheDir([]string{n.bin, n.cni}, n.cache, n.Exec)
 	return n.Do(func() error { return call(cni, list) })
 }
 
