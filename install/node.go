@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"golang.org/x/sys/unix"
+
+	"github.com/podwall/podwall/conf/netconf"
+	"github.com/podwall/podwall/install/chain"
+	"github.com/podwall/podwall/install/change"
+	"github.com/podwall/podwall/install/confdir"
+)
+
+// others are the binaries that go to --bin-dir.
+var others = []string{"podwalld", "policyctl", "podwall-install"}
+
+// patience bounds the wait for another installer, and for plugins that are asked
+// for their versions.
+const patience = 30 * time.Second
+
+// A node is where podwall goes, as the flags say.
+type node struct {
+	program
+	source, cniBin, bin string
+	cache, root         string
+	dir                 confdir.Dir
+	entry               netconf.Entry
+	policy              string
+	dryRun              bool
+}
+
+// prepare makes the flags what the directory of networks needs.
+func (n *node) prepare(ctx context.Context) error {
+	fields := []string{`"type": "podwall"`}
+	def := netconf.Default()
+	for _, f := range []struct{ name, value, def string }{
+		{"socket", n.entry.Socket, def.Socket},
+		{"failurePolicy", n.policy, def.FailurePolicy.String()},
+		{"namespace", n.entry.Namespace, def.Namespace},
+	} {
+		if f.value != f.def {
+			quoted, err := json.Marshal(f.value)
+			if err != nil {
+				return err
+			}
+			fields = append(fields, fmt.Sprintf("%q: %s", f.name, quoted))
+		}
+	}
+	inside := strings.Join(fields, ", ")
+	if _, err := netconf.Parse([]byte(`{"name": "any", ` + inside + `}`)); err != nil {
+		return fmt.Errorf("podwall's entry: %w", err)
+	}
+	n.dir.Entry = []byte("{" + inside + "}")
+	n.dir.Speak = func(plugins []string, version string) error { return n.speak(ctx, plugins, version) }
+	return nil
+}
+
+// speak asks plugins whether they speak a version of CNI.
+func (n *node) speak(ctx context.Context, plugins []string, version string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	cni := libcni.NewCNIConfig([]string{n.cniBin}, nil)
+	var errs []error
+	for _, p := range plugins {
+		if p == chain.Plugin {
+			continue
+		}
+		info, err := cni.GetVersionInfo(ctx, p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("ask plugin %s: %w", p, err))
+		} else if v := info.SupportedVersions(); !slices.Contains(v, version) {
+			errs = append(errs, fmt.Errorf("plugin %s speaks only %s", p, strings.Join(v, ", ")))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// A binary is where one of the binaries goes.
+type binary struct {
+	Path  string `json:"file"`
+	State string `json:"state"` // current, different, missing, or unknown where the source has none
+	from  string
+}
+
+// binaries returns where they go: the plugin, which comes first, and those that
+// the source has of the others.
+func (n *node) binaries() []binary {
+	all := []binary{{Path: filepath.Join(n.cniBin, chain.Plugin), from: filepath.Join(n.source, chain.Plugin)}}
+	for _, name := range others {
+		from := filepath.Join(n.source, name)
+		if _, err := os.Stat(from); n.bin != "" && err == nil {
+			all = append(all, binary{Path: filepath.Join(n.bin, name), from: from})
+		}
+	}
+	return all
+}
+
+// places are the paths of all binaries that install may have put in place.
+func (n *node) places() []string {
+	all := []string{filepath.Join(n.cniBin, chain.Plugin)}
+	for _, name := range others {
+		if n.bin != "" {
+			all = append(all, filepath.Join(n.bin, name))
+		}
+	}
+	return all
+}
+
+// copies returns the changes that put the binaries in place.
+func (n *node) copies() ([]change.Change, error) {
+	var out []change.Change
+	for _, b := range n.binaries() {
+		c, _, err := b.compare()
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			out = append(out, *c)
+		}
+	}
+	return out, nil
+}
+
+// compare returns the change that puts the binary in place, nil if it is there,
+// and the state it is in.
+func (b binary) compare() (*change.Change, string, error) {
+	want, wantErr := os.ReadFile(b.from)
+	there, err := os.ReadFile(b.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		there = nil
+	case err != nil:
+		return nil, "unknown", fmt.Errorf("read binary: %w", err)
+	case slices.Equal(want, there) && executable(b.Path):
+		return nil, "current", nil
+	}
+	state := "different"
+	switch {
+	case there == nil:
+		state = "missing"
+	case wantErr != nil:
+		state = "unknown"
+	}
+	if wantErr != nil {
+		return nil, state, fmt.Errorf("read binary to copy: %w (name the directory that holds it with --source)", wantErr)
+	}
+	return &change.Change{Path: b.Path, Before: there, After: want, Mode: 0o755}, state, nil
+}
+
+func executable(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().Perm() == 0o755
+}
+
+// apply makes changes in the node's directories: in one go, as the only installer.
+// A binary that can't be replaced while an older one is in place keeps nothing
+// else from being done; one that is not there does.
+func (n *node) apply(ctx context.Context, changes []change.Change) error {
+	unlock, err := n.lock(ctx, changes)
+	defer unlock()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range changes {
+		err := c.Apply()
+		errs = append(errs, err)
+		if err != nil && (c.Mode == 0 || c.Before == nil) {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lock locks the directories that are there and removes what a killed installer
+// left in them. unlock is to be called in any case.
+func (n *node) lock(ctx context.Context, changes []change.Change) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	dirs := []string{n.cniBin, n.dir.Path}
+	if n.bin != "" {
+		dirs = append(dirs, n.bin)
+	}
+	for _, c := range changes {
+		dirs = append(dirs, filepath.Dir(c.Path))
+	}
+	slices.Sort(dirs) // two installers that lock them in the same order never block each other
+	var unlocks []func()
+	unlock = func() {
+		for _, u := range unlocks {
+			u()
+		}
+	}
+	for _, dir := range slices.Compact(dirs) {
+		u, err := change.Lock(ctx, dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // to make a file there will say so
+		}
+		if err != nil {
+			return unlock, err
+		}
+		unlocks = append(unlocks, u)
+		if err := change.Clean(dir); err != nil && !errors.Is(err, unix.EROFS) {
+			return unlock, err
+		}
+	}
+	return unlock, nil
+}
