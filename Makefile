@@ -30,6 +30,10 @@ build: $(BINARIES) ## build the binaries into bin/
 $(BINARIES): # go build knows best whether they are up to date
 	$(BUILD) -o $@ $($(notdir $@))
 
+demo: setup build ## show the main job on real pods, in seconds
+	@$(GO) build -o .cache/demo ./integration/demo
+	@.cache/demo
+
 test: setup build ## run every test, as root; the last line says "N passed, N failed"
 	@.ci/test
 

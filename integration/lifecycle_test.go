@@ -149,7 +149,7 @@ func TestMiddleOfTheChain(t *testing.T) {
 	net := n.Network().WithChain(n.Podwall(), tuning)
 	sb := newSandbox(t, n.Node, "shop", "web")
 	must(t, n.Add(t.Context(), net, sb, "eth0"))
-	if out, err := sb.Output(t.Context(), "sysctl", "-n", "net.core.somaxconn"); err != nil || out != "321\n" {
+	if out, err := sb.RunErr("cat /proc/sys/net/core/somaxconn"); err != nil || out != "321\n" {
 		t.Errorf("somaxconn = %q (%v), want what the plugin after podwall sets", out, err)
 	}
 	serve(t, sb.Netns, sb.Addrs, 80)

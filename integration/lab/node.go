@@ -100,7 +100,8 @@ func (n *Node) wire() (err error) {
 		ip addr add %s/24 dev eth0; ip -6 addr add %s/64 dev eth0 nodad
 		ip addr add %s/24 dev eth0; ip -6 addr add %s/64 dev eth0 nodad
 		ip link set eth0 up
-		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1`,
+		echo 1 >/proc/sys/net/ipv4/ip_forward
+		echo 1 >/proc/sys/net/ipv6/conf/all/forwarding`,
 		filepath.Base(n.World.Path()), Uplink4, Uplink6, Second4, Second6)); err != nil {
 		return err
 	}
