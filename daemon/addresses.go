@@ -9,16 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchAddresses lets the Keeper look at the node's addresses whenever the kernel
-// says that one came or went, until ctx ends. A notice that is lost costs the
-// time until the next sweep.
-func (d *daemon) watchAddresses(ctx context.Context) error {
+// dialAddresses returns a socket that hears of this node's addresses.
+func dialAddresses() (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
 	if err != nil {
-		return fmt.Errorf("watch the node's addresses: %w", err)
+		return nil, fmt.Errorf("watch the node's addresses: %w", err)
 	}
-	defer c.Close()
-	// Reads end with ctx. A deadline, not Close, which would not wait for them.
+	return c, nil
+}
+
+// watchAddresses lets the Keeper look at the node's addresses whenever c says
+// that one came or went, until ctx ends. A notice that is lost costs the time
+// until the next sweep.
+func (d *daemon) watchAddresses(ctx context.Context, c *netlink.Conn) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
@@ -31,7 +34,7 @@ func (d *daemon) watchAddresses(ctx context.Context) error {
 			pause(ctx, time.Second)
 		}
 		if err := d.keeper.Refresh(); err != nil {
-			d.log.Error("the node's addresses", "error", err)
+			d.log.Error("watch the node's addresses", "error", err)
 		}
 	}
 }

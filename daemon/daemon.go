@@ -68,6 +68,11 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close()
+	addresses, err := dialAddresses()
+	if err != nil {
+		return err
+	}
+	defer addresses.Close()
 	metrics, err := listenMetrics(d.cfg.MetricsAddress)
 	if err != nil {
 		return err
@@ -78,7 +83,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return d.source.Run(ctx, d.keeper.SetWorld) })
 	g.Go(func() error { return d.keeper.Run(ctx) })
 	g.Go(func() error { return d.keeper.Watch(ctx, sweepEvery) })
-	g.Go(func() error { return d.watchAddresses(ctx) })
+	g.Go(func() error { return d.watchAddresses(ctx, addresses) })
 	g.Go(func() error { return d.serve(ctx, listener) })
 	g.Go(func() error { return d.serveMetrics(ctx, metrics) })
 	g.Go(func() error { return d.chores(ctx, hup) })
