@@ -79,7 +79,7 @@ func expected(s policy.Snapshot, target policy.Target, c ruleset.Chain, f flow) 
 	for i, svc := range s.Services {
 		p := svc.Ports[0]
 		cluster := slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return a.Unmap() == f.peer.Unmap() }) && p.Port == f.port
-		node := slices.Contains(target.Node, f.peer) && p.NodePort == f.port && f.port != 0
+		node := (slices.Contains(target.Node, f.peer) || f.peer == otherNode) && p.NodePort == f.port && f.port != 0
 		if p.Proto != f.proto || !cluster && !node {
 			continue
 		}

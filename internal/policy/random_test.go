@@ -186,7 +186,11 @@ func (r world) snapshot(layers ...policy.Layer) policy.Snapshot {
 	return s
 }
 
+// otherNode is a node's that no target stands on.
+var otherNode = netip.MustParseAddr("192.168.0.2")
+
 func (r world) withServices(s policy.Snapshot) policy.Snapshot {
+	s.Nodes = []policy.Node{{Name: "other", Addresses: []netip.Addr{otherNode}}}
 	for i := range 1 + r.IntN(4) {
 		svc, slice := r.service(i)
 		s.Services, s.Slices = append(s.Services, svc), append(s.Slices, slice)
@@ -224,7 +228,7 @@ func (r world) flow() flow {
 func (r world) toService(s policy.Snapshot) flow {
 	svc := pick(r, s.Services...)
 	p := svc.Ports[0]
-	f := flow{dir: ruleset.Egress, peer: netip.MustParseAddr(pick(r, "192.168.0.1", "fd00::9")), proto: p.Proto, port: p.NodePort}
+	f := flow{dir: ruleset.Egress, peer: netip.MustParseAddr(pick(r, "192.168.0.1", "fd00::9", otherNode.String())), proto: p.Proto, port: p.NodePort}
 	if len(svc.Addresses) > 0 && r.chance(80) {
 		f.peer, f.port = pick(r, svc.Addresses...), p.Port
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -33,6 +34,10 @@ func (w *World) findDoors() {
 		return
 	}
 	w.opened, w.doorsTo = true, make(map[netip.Addr][]int)
+	for _, n := range w.nodes {
+		w.nodeAddrs = append(w.nodeAddrs, n.Addresses...)
+	}
+	w.nodeAddrs = distinct(w.nodeAddrs)
 	for _, s := range w.services {
 		vips := distinct(s.Addresses)
 		for _, p := range s.Ports {
@@ -91,8 +96,9 @@ func (d *door) frontends(nodes []netip.Addr, visit func(frontend)) {
 // An egress is what two pods share that the same policies select and that stand
 // on the same node.
 type egress struct {
-	chain    ruleset.Chain // without the service tier
-	nodes    []netip.Addr
+	chain    ruleset.Chain  // without the service tier
+	nodes    []netip.Addr   // the own node's
+	others   []netip.Addr   // those of every other node
 	opensAll bool           // the chain accepts every flow to anywhere
 	accepted []bool         // by door
 	rules    []ruleset.Rule // of the service tier
@@ -124,6 +130,7 @@ func (w *World) egressOf(t Target, selecting []*Policy) *egress {
 	e := &egress{nodes: nodes, chain: chain(append(tiers, w.tiers(ruleset.Egress, selecting, &t.Pod)...))}
 	if !e.chain.Open() {
 		w.findDoors()
+		e.others = slices.DeleteFunc(slices.Clone(w.nodeAddrs), func(a netip.Addr) bool { return slices.Contains(nodes, a) })
 		e.opensAll = acceptsAll(e.chain.Tiers)
 		e.accepted = make([]bool, len(w.doors))
 		for i := range w.doors {
@@ -213,7 +220,7 @@ func everything(m ruleset.Match) bool {
 
 // serviceRules returns the rules of the service tier, given which doors are
 // accepted: one for each protocol, port and action, naming the frontends about
-// which the chain alone would be wrong.
+// which the chain alone would be wrong, and those about other nodes.
 func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
 	type group struct {
 		proto  ruleset.Proto
@@ -241,7 +248,49 @@ func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
 		}
 		return a.Index - b.Index
 	})
-	return rules
+	far := e.nodePorts(doors, accepted)
+	return slices.Concat(e.nodePortRule(far, ruleset.Drop), rules, e.nodePortRule(far, ruleset.Accept))
+}
+
+// nodePorts says which node ports of other nodes are accepted, where the same
+// doors stand as on the own one. The first address of a family means all.
+func (e *egress) nodePorts(doors []door, accepted []bool) map[frontend]bool {
+	verdicts := make(map[frontend]bool)
+	for i, d := range doors {
+		first := slices.IndexFunc(e.others, func(a netip.Addr) bool { return a.BitLen() == d.bits })
+		if d.nodePort == 0 || first < 0 {
+			continue
+		}
+		f := frontend{e.others[first], d.proto, d.nodePort}
+		before, met := verdicts[f]
+		verdicts[f] = accepted[i] && (before || !met)
+	}
+	return verdicts
+}
+
+// nodePortRule returns the rule for the node ports of other nodes that get
+// action, if any. It names them also where the chain alone would be right: there
+// are too many nodes to ask about each.
+func (e *egress) nodePortRule(verdicts map[frontend]bool, action ruleset.Action) []ruleset.Rule {
+	ports := make(map[int][]ruleset.Ports) // by family
+	for f, ok := range verdicts {
+		if ok == (action == ruleset.Accept) {
+			ports[f.addr.BitLen()] = append(ports[f.addr.BitLen()], ruleset.Ports{Proto: f.proto, First: f.port, Last: f.port})
+		}
+	}
+	if len(ports) == 0 {
+		return nil
+	}
+	r := ruleset.Rule{Origin: ruleset.Ref{Kind: "Service", Name: "node-ports"}, Action: action}
+	if action == ruleset.Drop {
+		r.Index = 1
+	}
+	for _, bits := range slices.Sorted(maps.Keys(ports)) {
+		slices.SortFunc(ports[bits], comparePorts)
+		nodes := slices.DeleteFunc(slices.Clone(e.others), func(a netip.Addr) bool { return a.BitLen() != bits })
+		r.Matches = append(r.Matches, ruleset.Match{Peers: peersAt(nodes), Ports: ports[bits]})
+	}
+	return []ruleset.Rule{r}
 }
 
 // verdicts says which frontends are accepted. Where two doors have one frontend,

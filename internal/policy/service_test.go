@@ -44,6 +44,9 @@ func TestServices(t *testing.T) {
 	both := []policy.EndpointSlice{backends(8080, "10.0.0.2", "10.0.0.3")}
 	v4, v6 := netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd96::1")
 	node := netip.MustParseAddr("192.168.0.1")
+	otherNode := func(s *policy.Snapshot, _ *policy.Target) {
+		s.Nodes = []policy.Node{{Name: "own", Addresses: addr("192.168.0.1")}, {Name: "other", Addresses: addr("192.168.0.2", "fd00:9::2")}}
+	}
 	tests := []struct {
 		name   string
 		egress []policy.Rule
@@ -91,6 +94,10 @@ func TestServices(t *testing.T) {
 		{"other ports of the node stay open", nil, both, node, 30081, ruleset.Accept, ruleset.TierNode, nil},
 		{"the node port, with the node subject to policy", []policy.Rule{toAPI}, both, node, 30080, ruleset.Accept, ruleset.TierService,
 			func(_ *policy.Snapshot, target *policy.Target) { target.NodeEgressByPolicy = true }},
+		{"the node port of another node leads to the same", []policy.Rule{toAPI}, both, netip.MustParseAddr("192.168.0.2"), 30080, ruleset.Accept, ruleset.TierService, otherNode},
+		{"another node is allowed but not what is behind its node ports", []policy.Rule{rule(block("192.168.0.0/24"), anyPort)}, both, netip.MustParseAddr("192.168.0.2"), 30080, ruleset.Drop, ruleset.TierService, otherNode},
+		{"another node, over the family where an endpoint is not allowed", []policy.Rule{toAPI}, append(both, backends(8080, "fd00::4")), netip.MustParseAddr("fd00:9::2"), 30080, ruleset.Drop, ruleset.TierService, otherNode},
+		{"other ports of another node are judged as what they are", []policy.Rule{rule(block("192.168.0.0/24"), anyPort)}, both, netip.MustParseAddr("192.168.0.2"), 30081, ruleset.Accept, ruleset.TierPolicy, otherNode},
 		{"two services at one address: both must be allowed", []policy.Rule{toAPI}, append(both, of("db", backends(8080, "10.0.0.4"))), v4, 80, ruleset.Drop, ruleset.TierPolicy,
 			func(s *policy.Snapshot, _ *policy.Target) {
 				db := s.Services[0]

@@ -29,14 +29,15 @@ type World struct {
 	wide     []*Policy
 
 	// What has been worked out so far.
-	sets    map[string][]*Pod          // by the content of a PodSet
-	peers   map[string]ruleset.Peers   // by the content of a list of Peers
-	matches map[*Rule][]ruleset.Match  // where they don't depend on the target
-	named   map[string][]ruleset.Match // by the content of peers and a named port
-	egress  map[string]*egress         // by what selects the pod, and its node
-	opened  bool                       // doors and doorsTo are filled
-	doors   []door                     // of all Services
-	doorsTo map[netip.Addr][]int       // by what is behind them
+	sets      map[string][]*Pod          // by the content of a PodSet
+	peers     map[string]ruleset.Peers   // by the content of a list of Peers
+	matches   map[*Rule][]ruleset.Match  // where they don't depend on the target
+	named     map[string][]ruleset.Match // by the content of peers and a named port
+	egress    map[string]*egress         // by what selects the pod, and its node
+	opened    bool                       // the following are filled
+	doors     []door                     // of all Services
+	doorsTo   map[netip.Addr][]int       // by what is behind them
+	nodeAddrs []netip.Addr               // of all nodes
 }
 
 // A name is an object's within its kind. A struct, not a joined string: the pods
