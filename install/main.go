@@ -91,7 +91,7 @@ func (p program) run(ctx context.Context, args []string) int {
 
 // root builds the command tree.
 func (p program) root() *cobra.Command {
-	n := &node{program: p, entry: netconf.Default(), policy: netconf.Default().FailurePolicy.String()}
+	n := &node{program: p, entry: netconf.Default(), policy: netconf.Default().FailurePolicy.String(), same: map[binary][2]stamp{}}
 	cmd := &cobra.Command{
 		Use:   "podwall-install",
 		Short: "Put podwall on this node, and keep it there",

@@ -224,6 +224,18 @@ func TestStatus(t *testing.T) {
 	}
 	h.must(exitDone, "status")
 	h.must(exitFailed, "status", "--failure-policy", "open")
+	stdout, _ = h.must(exitDone, "status", "--source", h.dir) // as on a node that has only the plugin
+	contains(t, "status", stdout, "/cni-bin/podwall  present")
+	for _, spoil := range []func() error{
+		func() error { return os.Chmod(h.cniBin+"/podwall", 0o644) },
+		func() error { return os.Remove(h.cniBin + "/podwall") },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		h.must(exitFailed, "status")
+		h.must(exitFailed, "status", "--source", h.dir)
+	}
 }
 
 // Where a binary can't be put in place, pods must not be sent to it; where an

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ type node struct {
 	entry               netconf.Entry
 	policy              string
 	dryRun              bool
+	same                map[binary][2]stamp // binaries that were found equal to their source, and when
 }
 
 // prepare makes the flags what the directory of networks needs.
@@ -88,9 +90,18 @@ func (n *node) speak(ctx context.Context, plugins []string, version string) erro
 // A binary is where one of the binaries goes.
 type binary struct {
 	Path  string `json:"file"`
-	State string `json:"state"` // current, different, missing, or unknown where the source has none
+	State string `json:"state"`
 	from  string
 }
+
+// The states of a binary.
+const (
+	current   = "current"   // the same as in the source
+	different = "different" // another version, or not executable
+	missing   = "missing"
+	present   = "present" // and the source has none to compare it with
+	unknown   = "unknown" // it can't be read
+)
 
 // binaries returns where they go: the plugin, which comes first, and those that
 // the source has of the others.
@@ -120,7 +131,7 @@ func (n *node) places() []string {
 func (n *node) copies() ([]change.Change, error) {
 	var out []change.Change
 	for _, b := range n.binaries() {
-		c, _, err := b.compare()
+		c, _, err := n.compare(b)
 		if err != nil {
 			return nil, err
 		}
@@ -131,30 +142,49 @@ func (n *node) copies() ([]change.Change, error) {
 	return out, nil
 }
 
-// compare returns the change that puts the binary in place, nil if it is there,
-// and the state it is in.
-func (b binary) compare() (*change.Change, string, error) {
-	want, wantErr := os.ReadFile(b.from)
-	there, err := os.ReadFile(b.Path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		there = nil
-	case err != nil:
-		return nil, "unknown", fmt.Errorf("read binary: %w", err)
-	case slices.Equal(want, there) && executable(b.Path):
-		return nil, "current", nil
+// compare returns the change that puts a binary in place, nil if it is there, and
+// the state it is in.
+func (n *node) compare(b binary) (*change.Change, string, error) {
+	pair := [2]stamp{stampOf(b.from), stampOf(b.Path)}
+	if n.same[b] == pair && pair[0].ino != 0 {
+		return nil, current, nil
 	}
-	state := "different"
+	there, err := os.ReadFile(b.Path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, unknown, fmt.Errorf("read binary: %w", err)
+	}
+	want, wantErr := os.ReadFile(b.from)
+	state := different
 	switch {
-	case there == nil:
-		state = "missing"
-	case wantErr != nil:
-		state = "unknown"
+	case err != nil:
+		there, state = nil, missing
+	case wantErr != nil && executable(b.Path):
+		state = present
 	}
 	if wantErr != nil {
 		return nil, state, fmt.Errorf("read binary to copy: %w (name the directory that holds it with --source)", wantErr)
 	}
+	if there != nil && bytes.Equal(want, there) && executable(b.Path) {
+		n.same[b] = pair
+		return nil, current, nil
+	}
 	return &change.Change{Path: b.Path, Before: there, After: want, Mode: 0o755}, state, nil
+}
+
+// A stamp tells whether a file may have changed. The kernel sets the time, and
+// nobody else can.
+type stamp struct {
+	dev, ino uint64
+	changed  unix.Timespec
+}
+
+// stampOf is zero for a file that is not there.
+func stampOf(path string) stamp {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return stamp{}
+	}
+	return stamp{st.Dev, st.Ino, st.Ctim}
 }
 
 func executable(path string) bool {

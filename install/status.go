@@ -64,12 +64,14 @@ type status struct {
 func (n *node) status() (status, error) {
 	s := status{Networks: []confdir.File{}} // which JSON shows as a list
 	for _, b := range n.binaries() {
-		_, state, err := b.compare()
+		_, state, err := n.compare(b)
 		b.State = state
 		s.Binaries = append(s.Binaries, b)
-		if err != nil {
+		switch {
+		case b.good():
+		case err != nil:
 			s.Problems = append(s.Problems, err.Error())
-		} else if state != "current" {
+		default:
 			s.Problems = append(s.Problems, fmt.Sprintf("%s: %s", b.Path, state))
 		}
 	}
@@ -89,7 +91,7 @@ func (n *node) status() (status, error) {
 	if (plan{files: s.Networks}).waiting() {
 		s.Problems = append(s.Problems, fmt.Sprintf("%s: no network that a runtime could give a pod", n.dir.Path))
 	}
-	s.OK = !slices.ContainsFunc(s.Binaries, func(b binary) bool { return b.State != "current" }) &&
+	s.OK = !slices.ContainsFunc(s.Binaries, func(b binary) bool { return !b.good() }) &&
 		!slices.ContainsFunc(s.Networks, func(f confdir.File) bool { return f.State == confdir.Unprotected }) &&
 		!(plan{files: s.Networks}).waiting()
 	sandboxes, err := sandbox.Find(n.cache, n.root)
@@ -99,6 +101,9 @@ func (n *node) status() (status, error) {
 	s.Sandboxes = len(sandboxes)
 	return s, nil
 }
+
+// good reports whether a binary is in place, as far as one can tell.
+func (b binary) good() bool { return b.State == current || b.State == present }
 
 func (n *node) printJSON(s status) error {
 	enc := json.NewEncoder(n.stdout)

@@ -151,7 +151,7 @@ func FuzzFromConf(f *testing.F) {
 		if err != nil {
 			t.Fatalf("FromConf takes what libcni refuses: %v", err)
 		}
-		want, err := libcni.ConfListFromConf(single)
+		want, err := libcni.ConfListFromConf(single) //nolint:staticcheck // runtimes call it
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -69,9 +69,12 @@ func ParseMeta(text []byte) (*Meta, error) {
 	if err == nil && len(l.plugins) == 1 {
 		object = l.plugins[0]
 	}
-	conf, err := libcni.NetworkPluginConfFromBytes(text[object.start:object.end])
-	if err != nil || !slices.Contains(multus, conf.Network.Type) {
+	if !slices.Contains(multus, TypeOf(text[object.start:object.end])) {
 		return nil, nil
+	}
+	conf, err := libcni.NetworkPluginConfFromBytes(text[object.start:object.end])
+	if err != nil {
+		return nil, err
 	}
 	m := &Meta{Name: conf.Network.Name, Version: conf.Network.CNIVersion, Type: conf.Network.Type, text: text}
 	if l != nil {

@@ -117,6 +117,7 @@ func remove(t *testing.T, d Dir) {
 
 func apply(t *testing.T, d Dir, which func(File) []change.Change) {
 	t.Helper()
+	before := networks(t, d.Path)
 	for _, when := range []string{"first", "again"} {
 		files, err := d.Look()
 		if err != nil {
@@ -130,9 +131,31 @@ func apply(t *testing.T, d Dir, which func(File) []change.Change) {
 				if err := c.Apply(); err != nil {
 					t.Fatal(err)
 				}
+				for name := range before {
+					if !networks(t, d.Path)[name] {
+						t.Errorf("network %q is missing after\n%s", name, c.Diff())
+					}
+				}
 			}
 		}
 	}
+}
+
+// networks are those that libcni can load.
+func networks(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	found := map[string]bool{}
+	for name := range tree(t, dir) {
+		path := filepath.Join(dir, name)
+		if l, err := libcni.NetworkConfFromFile(path); err == nil && filepath.Ext(name) == ".conflist" {
+			found[l.Name] = true
+		}
+		//nolint:staticcheck // runtimes call it
+		if c, err := libcni.ConfFromFile(path); err == nil && isSingle(name) {
+			found[c.Network.Name] = true
+		}
+	}
+	return found
 }
 
 // describe is what Look says, a line a file.
@@ -269,4 +292,34 @@ func show(files map[string]string) string {
 		fmt.Fprintf(&b, "-- %s --\n%s", name, files[name])
 	}
 	return b.String()
+}
+
+// FuzzFile installs podwall in a file of any content and removes it again: that
+// gives back every byte, and in between a runtime still has the network.
+func FuzzFile(f *testing.F) {
+	f.Add(true, []byte(`{"cniVersion": "1.0.0", "name": "x", "plugins": [{"type": "bridge"}]}`))
+	f.Add(false, []byte(`{"cniVersion": "0.2.0", "name": "x", "type": "bridge"}`))
+	f.Add(false, []byte(`{"cniVersion": "0.4.0", "name": "m", "type": "multus", "delegates": [{"name": "x", "cniVersion": "1.0.0", "plugins": [{"type": "a"}]}]}`))
+	f.Fuzz(func(t *testing.T, isList bool, text []byte) {
+		d := Dir{Path: t.TempDir(), Entry: []byte(`{"type": "podwall"}`), CNIVersion: "0.4.0",
+			Speak: func([]string, string) error { return nil }}
+		name := "10-x.conf"
+		if isList {
+			name = "10-x.conflist"
+		}
+		before := map[string]string{name: string(text)}
+		lay(t, d.Path, before)
+		install(t, d)
+		files, err := d.Look()
+		if err != nil || len(files) != 1 || len(files[0].Install) > 0 {
+			t.Fatalf("%v, %+v", err, files)
+		}
+		if files[0].State == Chained {
+			loads(t, d.Path, tree(t, d.Path))
+		}
+		remove(t, d)
+		if got := tree(t, d.Path); !strings.Contains(string(text), "odwall") && !maps.Equal(got, before) {
+			t.Errorf("got back\n%s\nwant\n%s", show(got), show(before))
+		}
+	})
 }

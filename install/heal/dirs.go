@@ -58,7 +58,7 @@ func (d *dirs) Wait(ctx context.Context) {
 	case <-again.C: // nothing was heard for long
 		return
 	case <-events:
-	case <-lost:
+	case <-lost: //nolint:errcheck // events were lost; a look at everything makes up for it
 	}
 	rest := time.NewTimer(quiet)
 	defer rest.Stop()
@@ -70,7 +70,7 @@ func (d *dirs) Wait(ctx context.Context) {
 			return
 		case <-events: // still being written
 			rest.Reset(quiet)
-		case <-lost:
+		case <-lost: //nolint:errcheck // as above
 		case <-rest.C: // written
 			return
 		case <-enough.C: // being written all the time

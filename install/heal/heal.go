@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/podwall/podwall/install/change"
@@ -44,7 +45,8 @@ type Healer struct {
 	Log   *slog.Logger
 
 	last   time.Time            // when Apply was called
-	failed int                  // times in a row that something failed
+	failed int                  // times in a row that Apply failed
+	stuck  []string             // the files of the plan that failed
 	told   string               // the error that was logged last
 	first  map[string]time.Time // when a file was first changed
 	times  map[string]int       // how often a file was changed
@@ -65,32 +67,45 @@ func (h *Healer) Run(ctx context.Context) error {
 			w.Close()
 			continue
 		}
-		w.Close()
-		if !h.pause(ctx) {
-			h.apply(ctx, changes)
+		if rest := h.rest(changes); rest > 0 {
+			h.wait(ctx, w, rest)
+			continue // with what the plan is then
 		}
+		w.Close()
+		h.apply(ctx, changes)
 	}
 	return nil
 }
 
-// pause waits until Apply may be called and reports whether it had to: the plan is
-// of the past then.
-func (h *Healer) pause(ctx context.Context) bool {
+// rest returns how long Apply may not be called yet: longer than Pause only for
+// the plan that failed.
+func (h *Healer) rest(changes []change.Change) time.Duration {
+	if h.last.IsZero() {
+		return 0
+	}
 	least := h.Pause
-	for range h.failed {
-		least = min(2*least, max(longest, h.Pause))
+	if slices.Equal(h.stuck, files(changes)) {
+		for range h.failed {
+			least = min(2*least, max(longest, h.Pause))
+		}
 	}
-	rest := least - time.Since(h.last)
-	if h.last.IsZero() || rest <= 0 {
-		return false
+	return least - time.Since(h.last)
+}
+
+// wait waits for a change, but not longer than rest.
+func (h *Healer) wait(ctx context.Context, w Watch, rest time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, rest)
+	defer cancel()
+	w.Wait(ctx)
+	w.Close()
+}
+
+func files(changes []change.Change) []string {
+	var paths []string
+	for _, c := range changes {
+		paths = append(paths, c.Path)
 	}
-	t := time.NewTimer(rest)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C: // it may be called now
-	}
-	return true
+	return paths
 }
 
 func (h *Healer) apply(ctx context.Context, changes []change.Change) {
@@ -102,11 +117,11 @@ func (h *Healer) apply(ctx context.Context, changes []change.Change) {
 	case err != nil && ctx.Err() != nil:
 		return // asked to stop
 	case err != nil:
-		h.failed++
+		h.failed, h.stuck = h.failed+1, files(changes)
 		h.note("change files", err)
 		return
 	}
-	h.failed = 0
+	h.failed, h.stuck = 0, nil
 	for _, c := range changes {
 		h.count(c)
 	}

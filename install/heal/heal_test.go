@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,18 +23,22 @@ import (
 // A world is one file that should read "ours", and a watch of it. It stands in
 // for the file system where time is synctest's.
 type world struct {
+	mu      sync.Mutex
 	text    string
 	changed chan struct{} // to the watch that is open
 	open    bool
 	writes  []time.Time
 	own     int   // writes of ours that a watch saw
 	err     error // of Apply
+	more    bool  // another file is wrong too
 }
 
 func newWorld(text string) *world { return &world{text: text, changed: make(chan struct{}, 1)} }
 
 // write is what somebody else does.
 func (w *world) write(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.text = text
 	if w.open {
 		select {
@@ -43,13 +49,21 @@ func (w *world) write(text string) {
 }
 
 func (w *world) Plan() ([]change.Change, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.text == "ours" {
 		return nil, nil
 	}
-	return []change.Change{{Path: "file"}}, nil
+	changes := []change.Change{{Path: "file"}}
+	if w.more {
+		changes = append(changes, change.Change{Path: "other"})
+	}
+	return changes, nil
 }
 
 func (w *world) Apply(context.Context, []change.Change) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.writes = append(w.writes, time.Now())
 	if w.open {
 		w.own++
@@ -61,6 +75,8 @@ func (w *world) Apply(context.Context, []change.Change) error {
 }
 
 func (w *world) Watch() Watch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.open = true
 	return w
 }
@@ -73,6 +89,8 @@ func (w *world) Wait(ctx context.Context) {
 }
 
 func (w *world) Close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.open = false
 	select {
 	case <-w.changed:
@@ -80,11 +98,51 @@ func (w *world) Close() {
 	}
 }
 
+// spoilAnother is what somebody else does to a second file.
+func (w *world) spoilAnother() {
+	w.mu.Lock()
+	w.more = true
+	w.mu.Unlock()
+	w.write("theirs too")
+}
+
+// fail makes Apply fail, or not with nil.
+func (w *world) fail(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = err
+}
+
+// now is what the file reads and when it was written.
+func (w *world) now() (text string, writes []time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text, slices.Clone(w.writes)
+}
+
+// A buffer is a bytes.Buffer for two goroutines.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
 // start runs a Healer of w until the test ends, and returns what it logs.
-func start(t *testing.T, w *world) *bytes.Buffer {
+func start(t *testing.T, w *world) *buffer {
 	t.Helper()
-	var log bytes.Buffer
-	h := Healer{Plan: w.Plan, Apply: w.Apply, Watch: w.Watch, Pause: time.Second, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	log := &buffer{}
+	h := Healer{Plan: w.Plan, Apply: w.Apply, Watch: w.Watch, Pause: time.Second, Log: slog.New(slog.NewTextHandler(log, nil))}
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
 	g.Go(func() error { return h.Run(ctx) })
@@ -97,7 +155,7 @@ func start(t *testing.T, w *world) *bytes.Buffer {
 			t.Errorf("%d own writes fell into a watch", w.own)
 		}
 	})
-	return &log
+	return log
 }
 
 func TestFirstRoundIsAtOnce(t *testing.T) {
@@ -106,18 +164,18 @@ func TestFirstRoundIsAtOnce(t *testing.T) {
 		begin := time.Now()
 		log := start(t, w)
 		synctest.Wait()
-		if w.text != "ours" || len(w.writes) != 1 || !w.writes[0].Equal(begin) {
-			t.Errorf("text %q, writes %v after the first round at %v", w.text, w.writes, begin)
+		if text, writes := w.now(); text != "ours" || len(writes) != 1 || !writes[0].Equal(begin) {
+			t.Errorf("text %q, writes %v after the first round at %v", text, writes, begin)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if len(w.writes) != 1 {
-			t.Errorf("wrote again without a reason: %v", w.writes)
+		if _, writes := w.now(); len(writes) != 1 {
+			t.Errorf("wrote again without a reason: %v", writes)
 		}
 		w.write("theirs")
 		synctest.Wait()
-		if w.text != "ours" || len(w.writes) != 2 {
-			t.Errorf("text %q, writes %v after somebody changed it", w.text, w.writes)
+		if text, writes := w.now(); text != "ours" || len(writes) != 2 {
+			t.Errorf("text %q, writes %v after somebody changed it", text, writes)
 		}
 		if !strings.Contains(log.String(), "file=file times=1 within=1h0m0s") {
 			t.Errorf("log:\n%s", log)
@@ -139,18 +197,19 @@ func TestFight(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if w.text != "ours" {
-			t.Errorf("the fight is over and the file reads %q", w.text)
+		text, writes := w.now()
+		if text != "ours" {
+			t.Errorf("the fight is over and the file reads %q", text)
 		}
-		if len(w.writes) < 10 || len(w.writes) > 12 {
-			t.Errorf("%d writes in 11 s", len(w.writes))
+		if len(writes) < 10 || len(writes) > 12 {
+			t.Errorf("%d writes in 11 s", len(writes))
 		}
-		for i := range w.writes[1:] {
-			if gap := w.writes[i+1].Sub(w.writes[i]); gap < time.Second {
+		for i := range writes[1:] {
+			if gap := writes[i+1].Sub(writes[i]); gap < time.Second {
 				t.Errorf("write %d came %v after the one before it", i+1, gap)
 			}
 		}
-		if !strings.Contains(log.String(), fmt.Sprintf("times=%d", len(w.writes)-1)) {
+		if !strings.Contains(log.String(), fmt.Sprintf("times=%d", len(writes)-1)) {
 			t.Errorf("the log does not say how often:\n%s", log)
 		}
 	})
@@ -160,21 +219,39 @@ func TestFight(t *testing.T) {
 func TestErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld("theirs")
-		w.err = errors.New("disk is full")
+		w.fail(errors.New("disk is full"))
 		log := start(t, w)
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
-		if n := len(w.writes); n < 8 || n > 20 {
-			t.Errorf("%d tries in 5 minutes", n)
+		if _, writes := w.now(); len(writes) < 8 || len(writes) > 20 {
+			t.Errorf("%d tries in 5 minutes", len(writes))
 		}
 		if n := strings.Count(log.String(), "disk is full"); n != 1 {
 			t.Errorf("said %d times:\n%s", n, log)
 		}
-		w.err = nil
+		w.fail(nil)
 		time.Sleep(longest)
 		synctest.Wait()
-		if w.text != "ours" {
-			t.Errorf("text %q when the error was gone for %v", w.text, longest)
+		if text, _ := w.now(); text != "ours" {
+			t.Errorf("text %q when the error was gone for %v", text, longest)
+		}
+	})
+}
+
+// One file that can't be mended does not keep another waiting.
+func TestErrorsDelayOnlyThemselves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld("theirs")
+		w.fail(errors.New("disk is full"))
+		start(t, w)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		_, before := w.now()
+		w.spoilAnother()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if _, writes := w.now(); len(writes) != len(before)+1 {
+			t.Errorf("%d tries within a second, want 1", len(writes)-len(before))
 		}
 	})
 }
@@ -183,14 +260,14 @@ func TestErrors(t *testing.T) {
 func TestOutdated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld("theirs")
-		w.err = fmt.Errorf("write: %w", change.ErrOutdated)
+		w.fail(fmt.Errorf("write: %w", change.ErrOutdated))
 		log := start(t, w)
 		synctest.Wait()
-		w.err = nil
+		w.fail(nil)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if w.text != "ours" || strings.Contains(log.String(), "ERROR") {
-			t.Errorf("text %q, log:\n%s", w.text, log)
+		if text, _ := w.now(); text != "ours" || strings.Contains(log.String(), "ERROR") {
+			t.Errorf("text %q, log:\n%s", text, log)
 		}
 	})
 }
