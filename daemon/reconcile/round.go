@@ -3,7 +3,6 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"reflect"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,6 +65,7 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 	if k.synced.IsZero() {
 		return nil, 0, false
 	}
+	var c comparison
 	for _, a := range k.attachments {
 		if a.adding {
 			continue // its own ADD brings it up to date
@@ -75,8 +75,11 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 			a.restored = false
 			a.known = k.remembered(a.record, rs)
 		}
-		if a.known != nil && !a.look && a.status.State == api.StateEnforced && reflect.DeepEqual(a.known.Rules, rs) {
+		if a.known != nil && !a.look && a.status.State == api.StateEnforced && c.same(a.known.Rules, rs) {
 			a.applied = k.version
+			known := *a.known // others may be reading it
+			known.Rules = rs  // what pods share they share in memory too
+			a.known = &known
 			continue
 		}
 		a.look = false
@@ -144,7 +147,7 @@ func (k *Keeper) write(j job, netns int) error {
 	if wrote {
 		k.Log.Debug("rules applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "epoch", now.Epoch, "took", took)
 		a.record.AppliedAt, a.record.Took = stamp(), took
-		if last != nil && reflect.DeepEqual(last.Rules, j.rules) {
+		if last != nil && new(comparison).same(last.Rules, j.rules) {
 			k.Log.Warn("the rules had been changed by somebody else and are repaired", "pod", a.record.Pod(), "attachment", a.record.Key.String())
 		}
 	}
