@@ -1,0 +1,122 @@
+package reconcile
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/netnstest"
+)
+
+// onKernel is a bench in front of the kernel of this machine.
+func onKernel(t *testing.T) *bench {
+	b := newBench(t)
+	b.Kernel = RealKernel
+	return b
+}
+
+// addReal adds a pod as the plugin does.
+func (b *bench) addReal(t *testing.T, p *netnstest.Pod, name string) api.Attachment {
+	t.Helper()
+	defer b.rounds(t)()
+	a := pod(p.NS, name, p.IP4.String())
+	a.Addresses = append(a.Addresses, p.IP6)
+	ad, err := b.Begin(a, fd(t, p.NS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, _, err := b.Kernel.Apply(p.FD(), "eth0", ad.Rules, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ad.Finish(t.Context(), api.Applied{Epoch: now.Epoch, Generation: now.Generation, Others: now.Others}); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// list is podwall's table as nft lists it, with the handles that a rewritten
+// object would change.
+func list(t *testing.T, p *netnstest.Pod) string {
+	t.Helper()
+	return p.Run(t, "nft -a list table inet podwall")
+}
+
+// What stands in the kernel is left alone by a restart, also after somebody else
+// has used nftables in the pod, and is repaired if it is podwall's that they
+// changed.
+func TestRealKernelAcrossRestarts(t *testing.T) {
+	lab := netnstest.Bridge(t, 1)
+	p := lab.Pods[0]
+	b := onKernel(t)
+	a := b.addReal(t, p, "web")
+	before := list(t, p)
+	restart := func() {
+		t.Helper()
+		b = restarted(t, b)
+		b.Kernel = RealKernel
+		b.SetWorld(source.World{Snapshot: shop(fe)})
+		if err := b.Refresh(); err != nil {
+			t.Fatal(err)
+		}
+		b.round(t.Context())
+		if err := b.Check(a.Key, nil); err != nil {
+			t.Errorf("CHECK: %v", err)
+		}
+	}
+	generation := func() uint32 {
+		t.Helper()
+		g, err := b.Kernel.Generation(p.FD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+
+	g := generation()
+	restart()
+	if after := list(t, p); after != before || generation() != g {
+		t.Errorf("after a restart, generation %d, before %d:\n%s\nbefore:\n%s", generation(), g, after, before)
+	}
+
+	p.Run(t, "nft add table inet mesh")
+	g = generation()
+	restart()
+	b.sweep(t.Context())
+	b.round(t.Context())
+	if after := list(t, p); after != before || generation() != g {
+		t.Errorf("after a mesh came, generation %d, before %d:\n%s\nbefore:\n%s", generation(), g, after, before)
+	}
+	if stored := b.store.all()[0].Generation; stored != g {
+		t.Errorf("stored generation = %d, want the mesh's %d", stored, g)
+	}
+
+	p.Run(t, "nft flush table inet podwall")
+	restart()
+	if after := list(t, p); !strings.Contains(after, "shop/web") {
+		t.Errorf("the flushed table is not repaired:\n%s", after)
+	}
+}
+
+// A remote pod that comes and goes is in the rules and out of them.
+func TestRealKernelFollowsTheWorld(t *testing.T) {
+	lab := netnstest.Bridge(t, 1)
+	p := lab.Pods[0]
+	b := onKernel(t)
+	b.addReal(t, p, "web")
+	remote := fe
+	remote.Addresses = []netip.Addr{netip.MustParseAddr("10.9.9.9")}
+	for _, there := range []bool{false, true, false} {
+		s := shop()
+		if there {
+			s = shop(remote)
+		}
+		b.SetWorld(source.World{Snapshot: s})
+		b.round(t.Context())
+		if got := strings.Contains(list(t, p), "10.9.9.9"); got != there {
+			t.Errorf("10.9.9.9 is in the rules: %v, want %v\n%s", got, there, list(t, p))
+		}
+	}
+}
