@@ -77,7 +77,7 @@ func (c *chaos) upheaval(t *testing.T) {
 		all.Go(func() { c.churn(ctx) })
 	}
 	all.Go(func() { c.legislate(ctx) })
-	time.Sleep(time.Duration(c.random(150)) * time.Millisecond)
+	time.Sleep(time.Duration(c.random(250)) * time.Millisecond)
 	must(t, c.node.Kill())
 	time.Sleep(time.Duration(c.random(40)) * time.Millisecond) // life goes on without it
 	cancel()

@@ -469,9 +469,11 @@ func watch(t *testing.T, sb *lab.Sandbox) func() string {
 	stop, err := sb.Background(log, "stdbuf", "-oL", "nft", "monitor")
 	must(t, err)
 	t.Cleanup(stop)
+	tries := 0
 	has := func(word string) func() error {
 		return func() error {
-			if _, err := sb.RunErr("nft add table inet " + word); err != nil {
+			tries++ // a table that is there already is no news
+			if _, err := sb.RunErr(fmt.Sprintf("nft add table inet %s-%d", word, tries)); err != nil {
 				return err
 			}
 			b, err := os.ReadFile(log)
