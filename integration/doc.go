@@ -3,6 +3,8 @@
 //
 //	policy_test.go      what a NetworkPolicy means, case by case (testdata/policies)
 //	lifecycle_test.go   what a runtime does to pods, in every order
+//	restart_test.go     the daemon goes and comes, and writes nothing
+//	adoption_test.go    pods that ran before podwall came
 //	revocation_test.go  what becomes of open connections when policy changes
 //	chaos_test.go       podwalld killed at random instants
 //	bench_test.go       what podwall costs
