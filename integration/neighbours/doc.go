@@ -2,7 +2,8 @@
 // tables in a pod's own namespace, portmap and kube-proxy on its node.
 //
 //	mesh_test.go     redirects to a proxy in the pod, as Istio and Linkerd make them
-//	tables_test.go   tables of nobody in particular; portmap in the chain
+//	tables_test.go   tables of nobody in particular
+//	portmap_test.go  portmap in the chain
 //	service_test.go  virtual addresses, whichever way the node translates them
 //
 // # Contract

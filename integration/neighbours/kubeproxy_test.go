@@ -51,14 +51,15 @@ func (tr translator) program(t testing.TB, ns *lab.Netns, fs []frontend) {
 	}
 }
 
-// bind makes virtual addresses the node's own, where the translator wants that.
-func (tr translator) bind(t testing.TB, ns *lab.Netns, addrs []netip.Addr) {
+// otherNodes is what another node does, whatever this one does.
+func otherNodes() translator { return translator{name: "nft", rules: nftRules, load: native.load} }
+
+// bind makes virtual addresses a node's own.
+func bind(t testing.TB, ns *lab.Netns, addrs []netip.Addr) {
 	t.Helper()
 	var s strings.Builder
 	for _, a := range addrs {
-		if tr.local {
-			fmt.Fprintf(&s, "ip addr add %s dev lo nodad\n", netip.PrefixFrom(a, a.BitLen()))
-		}
+		fmt.Fprintf(&s, "ip addr add %s dev lo nodad\n", netip.PrefixFrom(a, a.BitLen()))
 	}
 	run(t, ns, s.String())
 }

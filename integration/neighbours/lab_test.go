@@ -32,6 +32,14 @@ const settling = 10 * time.Second
 // startNode makes a node with podwalld running, for as long as the test.
 func startNode(t testing.TB, manifest string) *lab.Node {
 	t.Helper()
+	n := newNode(t, manifest)
+	must(t, n.Start(t.Context()))
+	return n
+}
+
+// newNode makes a node without podwalld.
+func newNode(t testing.TB, manifest string) *lab.Node {
+	t.Helper()
 	n, err := lab.NewNode(strings.Map(func(r rune) rune {
 		if r == '/' || r == '_' {
 			return '-'
@@ -48,7 +56,6 @@ func startNode(t testing.TB, manifest string) *lab.Node {
 		}
 	})
 	must(t, n.WriteManifest("cast.yaml", manifest))
-	must(t, n.Start(t.Context()))
 	return n
 }
 

@@ -212,6 +212,7 @@ func (p *meshed) flows(dns bool) []lab.Expectation {
 // A pod in a mesh is firewalled like any other, whichever mesh, whichever tool
 // wrote its rules, and whoever came first.
 func TestMeshes(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		mesh  mesh
 		tools []tool
@@ -249,6 +250,7 @@ const watching = 6 * time.Second
 // What a mesh changes in its own tables is none of podwall's business: no rule of
 // ours is written, the epoch stays, and so do the verdicts.
 func TestMeshMayChangeItsRules(t *testing.T) {
+	t.Parallel()
 	for _, w := range []tool{iptablesNFT, native} {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()

@@ -25,6 +25,7 @@ spec:
 // judged as who it is. The pod itself comes back masqueraded, as its node, and
 // with iptables so does every pod of the node: that passes (see the README).
 func TestPortmap(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{"iptables", "nftables"} {
 		for _, first := range []string{"podwall", "portmap"} {
 			t.Run(backend+" "+first+" first", func(t *testing.T) {

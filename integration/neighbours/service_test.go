@@ -1,12 +1,18 @@
 package neighbours
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/podwall/podwall/integration/lab"
 	"github.com/podwall/podwall/internal/netnstest"
@@ -124,8 +130,9 @@ var backends = []struct {
 
 var otherNode = pairOf("198.51.100.7", "2001:db8:51::7")
 
-// newStage makes everything but policies.
-func newStage(t *testing.T, tr translator) *stage {
+// newStage makes everything but policies and what the node translates. With local
+// the virtual addresses are the node's own, as IPVS needs them.
+func newStage(t *testing.T, local bool) *stage {
 	t.Helper()
 	s := &stage{ends: map[string]pair{
 		"outside": pairOf("203.0.113.10", "2001:db8:113::10"), "outside2": pairOf("203.0.113.77", "2001:db8:113::77"),
@@ -135,8 +142,11 @@ func newStage(t *testing.T, tr translator) *stage {
 	for _, b := range backends {
 		s.ends[b.name] = b.at
 	}
-	s.Node = startNode(t, s.manifests())
-	tr.bind(t, s.Netns, s.virtual())
+	s.Node = newNode(t, s.manifests())
+	if local {
+		bind(t, s.Netns, s.virtual())
+	}
+	must(t, s.Start(t.Context()))
 	for _, name := range []string{"rgood", "rbad", "outside", "outside2", "other"} {
 		must(t, s.AddWorld(s.ends[name].list()...))
 	}
@@ -152,9 +162,7 @@ func newStage(t *testing.T, tr translator) *stage {
 	for i := range serviceCases {
 		s.clients = append(s.clients, s.addPod(t, "client", fmt.Sprintf("c%d", i), clientOf(i)))
 	}
-	tr.program(t, s.Netns, s.frontends(s.ends["uplink"], s.ends["gateway"]))
-	native := translators[2] // the other node has its own way
-	native.program(t, s.World, s.frontends(otherNode))
+	otherNodes().program(t, s.World, s.frontends(otherNode))
 	return s
 }
 
@@ -276,24 +284,36 @@ func (s *stage) flows(tr translator) []lab.Expectation {
 // whichever way the node translates: every case, all at once, without policies,
 // with them, and without again.
 func TestServices(t *testing.T) {
-	for _, tr := range translators {
-		t.Run(tr.name, func(t *testing.T) {
+	t.Parallel()
+	for _, local := range []bool{false, true} {
+		t.Run(fmt.Sprintf("addresses of the node %v", local), func(t *testing.T) {
 			t.Parallel()
-			s := newStage(t, tr)
-			flows := s.flows(tr)
-			expectOpen(t, flows)
-			must(t, s.WriteManifest(policyFile, policies()))
-			expect(t, flows)
-			must(t, s.RemoveManifest(policyFile))
-			expectOpen(t, flows)
+			s := newStage(t, local)
+			for _, tr := range translators {
+				if tr.local == local {
+					t.Run(tr.name, func(t *testing.T) { s.judged(t, tr) })
+				}
+			}
 		})
 	}
+}
+
+func (s *stage) judged(t *testing.T, tr translator) {
+	tr.program(t, s.Netns, s.frontends(s.ends["uplink"], s.ends["gateway"]))
+	defer tr.program(t, s.Netns, nil)
+	flows := s.flows(tr)
+	expectOpen(t, flows)
+	must(t, s.WriteManifest(policyFile, policies()))
+	expect(t, flows)
+	must(t, s.RemoveManifest(policyFile))
+	expectOpen(t, flows)
 }
 
 // An address with nothing behind it is the node's to refuse, as long as the pod
 // may go anywhere. Where it may not, the answer is podwall's silence: nobody
 // knows who will come to be behind the address.
 func TestServiceWithoutEndpoints(t *testing.T) {
+	t.Parallel()
 	const manifests = `
 apiVersion: v1
 kind: Service
@@ -325,35 +345,65 @@ spec: {podSelector: {matchLabels: {app: free}}, policyTypes: [Egress], egress: [
 	for _, tr := range translators {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel()
-			n := startNode(t, manifests)
-			tr.bind(t, n.Netns, vips.list())
+			n := newNode(t, manifests)
+			if tr.local {
+				bind(t, n.Netns, vips.list())
+			}
+			must(t, n.Start(t.Context()))
 			tr.program(t, n.Netns, []frontend{
 				{at: netip.AddrPortFrom(vips[0], 80), proto: "tcp"}, {at: netip.AddrPortFrom(vips[1], 80), proto: "tcp"}})
-			if true { t.Log(run(t, n.Netns, "nft list ruleset; ip -6 route; ip6tables-legacy-save")) }
 			bound, free, open := addPod(t, n, "client", "bound"), addPod(t, n, "client", "free"), addPod(t, n, "client", "open")
 			for _, vip := range vips {
-				for _, sb := range []*lab.Sandbox{bound, free, open} {
-					mustBe(t, sb, vip, netnstest.Refused)
-				}
+				mustBe(t, vip, netnstest.Refused, bound, free, open)
 			}
 			must(t, n.WriteManifest(policyFile, policies))
 			for _, vip := range vips {
-				mustBe(t, bound, vip, netnstest.Silent)
-				mustBe(t, free, vip, netnstest.Refused)
-				mustBe(t, open, vip, netnstest.Refused)
+				mustBe(t, vip, netnstest.Silent, bound)
+				mustBe(t, vip, netnstest.Refused, free, open)
 			}
 		})
 	}
 }
 
-// mustBe waits until a connection to port 80 of an address ends so.
-func mustBe(t *testing.T, sb *lab.Sandbox, to netip.Addr, want netnstest.Outcome) {
+// secondSYN is longer than a socket waits before it sends SYN again. A refusal
+// that comes back while the first one is still being sent does not end connect;
+// the second does.
+const secondSYN = 1500 * time.Millisecond
+
+// mustBe waits until connections to port 80 of an address end so: refused or
+// silent.
+func mustBe(t *testing.T, to netip.Addr, want netnstest.Outcome, from ...*lab.Sandbox) {
 	t.Helper()
 	eventually(t, func() error {
-		got, err := sb.Connect(netip.AddrPortFrom(to, 80).String())
-		if err == nil && got != want {
-			err = fmt.Errorf("%s to %s is %s, want %s", sb.Pod(), to, got, want)
+		ctx, cancel := context.WithTimeout(t.Context(), secondSYN)
+		defer cancel()
+		results := make([]error, len(from))
+		var all sync.WaitGroup
+		for i, sb := range from {
+			all.Go(func() {
+				f := lab.Flow{From: sb.Netns, Proto: "tcp", To: netip.AddrPortFrom(to, 80)}
+				if got := outcome(ctx, f); got != want {
+					results[i] = fmt.Errorf("%s to %s is %s, want %s", sb.Pod(), to, got, want)
+				}
+			})
 		}
-		return err
+		all.Wait()
+		return errors.Join(results...)
 	})
+}
+
+// outcome is how f ends before ctx does.
+func outcome(ctx context.Context, f lab.Flow) netnstest.Outcome {
+	c, err := f.Dial(ctx)
+	var ne net.Error
+	switch {
+	case err == nil:
+		_ = c.Close()
+		return netnstest.Answered
+	case errors.As(err, &ne) && ne.Timeout():
+		return netnstest.Silent
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return netnstest.Refused
+	}
+	return netnstest.Unreachable
 }

@@ -108,6 +108,7 @@ func acceptAll(variant string) string {
 // Each accept is an opinion, each drop a decision: nobody else's accept opens what
 // podwall closes.
 func TestOthersAcceptDoesNotOpen(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, rules string }{
 		{"nft", welcoming()},
 		{"iptables-nft", acceptAll("nft")},
@@ -126,6 +127,7 @@ func TestOthersAcceptDoesNotOpen(t *testing.T) {
 
 // What somebody else drops stays dropped, and comes back when they think again.
 func TestOthersDropStaysTheirs(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, drop, stop string }{
 		{"nft", "nft add table inet grim; nft add chain inet grim in '{ type filter hook input priority 0; }'; nft add rule inet grim in meta l4proto '{ tcp, udp }' th dport '{ 80, 5300 }' iifname eth0 drop",
 			"nft delete table inet grim"},
@@ -157,6 +159,7 @@ func TestOthersDropStaysTheirs(t *testing.T) {
 // Marks of others live in the lower half of the connection's mark. Podwall writes
 // beside them, whoever comes first at each packet.
 func TestOthersMarksSurvive(t *testing.T) {
+	t.Parallel()
 	for _, prio := range []int{-160, -140, 10} {
 		for _, when := range []string{"before", "after"} {
 			t.Run(fmt.Sprintf("priority %d %s ADD", prio, when), func(t *testing.T) {
@@ -215,6 +218,7 @@ func mustMark(t *testing.T, marks, name, tuple string, low uint32) {
 // judged is where the packet goes, and a datagram that gets out needs no answer
 // to be a leak.
 func TestAliasOfAFarEnd(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, rule string }{
 		{"nft", "nft add table %[1]s alias; nft add chain %[1]s alias out '{ type nat hook output priority -100; }'; nft add rule %[1]s alias out %[1]s daddr %[2]s meta l4proto '{ tcp, udp }' th dport 5353 dnat to %[3]s:5300"},
 		{"iptables-nft", "for p in tcp udp; do %[4]s-nft -t nat -A OUTPUT -d %[2]s -p $p --dport 5353 -j DNAT --to-destination %[3]s:5300; done"},
