@@ -24,6 +24,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,10 +32,20 @@ import (
 	"github.com/podwall/podwall/internal/version"
 )
 
+// stopWithin is how long stopping may take: less than the five seconds promised.
+const stopWithin = 4500 * time.Millisecond
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	signal.Ignore(unix.SIGPIPE) // whoever reads the log may go; the daemon stays
+	// What hangs when it should stop, a disk say, has five seconds. Whatever was
+	// answered is stored, and the rules are the kernel's.
+	context.AfterFunc(ctx, func() {
+		time.Sleep(stopWithin)
+		fmt.Fprintf(os.Stderr, "podwalld: not stopped after %s: left as it is\n", stopWithin)
+		os.Exit(0)
+	})
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -52,6 +52,9 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 		return nil, err
 	}
 	a := &attachment{record: store.Record{Attachment: req, NetnsID: id, AddedAt: stamp()}, adding: true}
+	if err := k.vacate(a.record); err != nil {
+		return nil, err
+	}
 	a.status = pending(a.record, "being added")
 	ad := &Adding{k: k, a: a, netns: netns}
 	old, err := k.admit(ad)
@@ -78,6 +81,31 @@ func (k *Keeper) admit(ad *Adding) (old *attachment, err error) {
 	k.changed()
 	ad.Rules, ad.version = k.compile(ad.a), k.version
 	return old, nil
+}
+
+// vacate forgets an attachment that has r's interface under another container's
+// name. An interface has one container: the runtime has lost the old one, and two
+// attachments would write their rules over each other's for ever.
+func (k *Keeper) vacate(r store.Record) error {
+	k.mu.Lock()
+	other := k.occupant(r)
+	k.mu.Unlock()
+	if other == nil {
+		return nil
+	}
+	k.Log.Warn("forget an attachment whose interface is another container's now", "attachment", other.record.Key.String(), "by", r.Key.String())
+	return k.drop(other)
+}
+
+// occupant returns the attachment of another container that has r's interface, if
+// there is one. k.mu is held.
+func (k *Keeper) occupant(r store.Record) *attachment {
+	for _, a := range k.attachments {
+		if a.record.NetnsID == r.NetnsID && a.record.Interface == r.Interface && a.record.Key != r.Key {
+			return a
+		}
+	}
+	return nil
 }
 
 // Finish ends an ADD whose plugin has installed the rules: it waits until every
@@ -165,11 +193,12 @@ func (ad *Adding) Abort() {
 }
 
 // Adopt takes over an attachment that was there before podwall: the next round
-// installs its rules. One that is known already stays as it is.
+// installs its rules. One that is known already stays as it is, and so does one
+// that has the same interface.
 func (k *Keeper) Adopt(r store.Record) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.attachments[r.Key] != nil {
+	if k.attachments[r.Key] != nil || k.occupant(r) != nil {
 		return false
 	}
 	k.attachments[r.Key] = &attachment{record: r, status: pending(r, "adopted; its rules are being installed")}

@@ -346,6 +346,33 @@ func TestAdoptKeepsWhatIsKnown(t *testing.T) {
 	if b.Adopt(store.Record{Attachment: a}) {
 		t.Error("an attachment in the middle of ADD was adopted")
 	}
+	a.ContainerID = "another"
+	if b.Adopt(store.Record{Attachment: a, NetnsID: ad.a.record.NetnsID}) {
+		t.Error("an interface was adopted under a second name")
+	}
+}
+
+// An interface has one container, the last that was added with it; another
+// interface of the namespace is its own.
+func TestInterfaceChangesItsContainer(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	net1 := pod(ns, "web", "10.1.0.2")
+	net1.Interface = "net1"
+	for _, a := range []api.Attachment{pod(ns, "db", "10.0.0.2"), net1, pod(ns, "web", "10.0.0.2")} {
+		b.add(t, ns, a)
+	}
+	if got := b.keys(); len(got) != 2 || got[0] != "of-web" || got[1] != "of-web" || len(b.store.all()) != 2 {
+		t.Errorf("attachments of %v and %d records, want both of web", got, len(b.store.all()))
+	}
+	writes := b.kernel.writes
+	for range 3 {
+		b.sweep(t.Context())
+		b.round(t.Context())
+	}
+	if b.kernel.writes != writes {
+		t.Errorf("%d writes though nothing changed", b.kernel.writes-writes)
+	}
 }
 
 // A round may pass an ADD by while that stores its attachment: there is another.

@@ -49,7 +49,8 @@ type Keeper struct {
 
 	kick chan struct{} // holds one token while there is a version to work on
 
-	storing sync.Mutex // held while the store is written; taken before mu
+	storing    sync.Mutex // held while the store is written; taken before mu
+	refreshing sync.Mutex // held while the node's addresses are read and noted; taken before mu
 
 	mu                 sync.Mutex // guards what follows
 	world              source.World
@@ -169,6 +170,8 @@ func (k *Keeper) waitFor(ctx context.Context, v uint64) error {
 
 // Refresh reads the node's addresses again and, if they changed, starts a round.
 func (k *Keeper) Refresh() error {
+	k.refreshing.Lock() // else an older list could be noted after a newer one
+	defer k.refreshing.Unlock()
 	addrs, err := k.NodeAddresses()
 	if err != nil {
 		return fmt.Errorf("list the node's addresses: %w", err)

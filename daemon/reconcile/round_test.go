@@ -241,6 +241,32 @@ func TestNodeAddressesReachTheRules(t *testing.T) {
 	}
 }
 
+// Of two that read the node's addresses at once, the later one's list holds.
+func TestOlderAddressesNeverReplaceNewer(t *testing.T) {
+	b := newBench(t)
+	older, newer := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.254")
+	refreshed := make(chan error, 1)
+	var calls atomic.Int32
+	b.NodeAddresses = func() ([]netip.Addr, error) {
+		if calls.Add(1) > 1 {
+			return []netip.Addr{newer}, nil
+		}
+		go func() { refreshed <- b.Refresh() }()
+		select {
+		case err := <-refreshed: // before the older list is noted
+			refreshed <- err
+		case <-time.After(20 * time.Millisecond):
+		}
+		return []netip.Addr{older}, nil
+	}
+	if err := errors.Join(b.Refresh(), <-refreshed); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.nodeAddrs) != 1 || b.nodeAddrs[0] != newer {
+		t.Errorf("addresses = %v, want %s", b.nodeAddrs, newer)
+	}
+}
+
 func TestNodeEgressFollowsItsSwitch(t *testing.T) {
 	b := newBench(t)
 	s := shop()

@@ -198,8 +198,9 @@ func TestManyAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 250 {
 		wg.Go(func() {
-			addr := netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})
-			if err := h.add(ctx, ns, attachment(ns, fmt.Sprint("p", i), addr), paper()); err != nil {
+			a := attachment(ns, fmt.Sprint("p", i), netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}))
+			a.Interface = fmt.Sprint("if", i) // 250 namespaces would be slower to make
+			if err := h.add(ctx, ns, a, paper()); err != nil {
 				t.Errorf("ADD %d: %v", i, err)
 			}
 		})
