@@ -30,7 +30,8 @@ type Known struct {
 // the namespace's generation is the one it names, and reads the kernel
 // otherwise. With nil it reads the kernel.
 //
-// The change is one transaction. If it takes something away, or if Apply can't
+// The change is one transaction; one before it may make sets that nothing uses
+// yet. If it takes something away, or if Apply can't
 // tell because it did not know the rules before, it moves the epoch with it, so
 // that every open connection is judged again at its next packet. On error the
 // rules before stand, unless the error came after the kernel had committed; a
@@ -72,24 +73,39 @@ func apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, boo
 			return Known{}, false, err
 		}
 	}
-	queued := 0
-	for i, t := range tables(now, iface) {
-		ch := change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i]}
-		if err := ch.to(t); err != nil {
-			return Known{}, false, err
+	now.Generation, err = commit(c, dev, was, tables(now, iface))
+	return now, now.Generation != was.generation, err
+}
+
+// commit turns what was read into want and returns the generation it ends in.
+func commit(c *nftables.Conn, dev device, was reading, want [len(families)]ruleset.Table) (uint32, error) {
+	generation := was.generation
+	var changes [len(families)]*change
+	for i, t := range want {
+		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t}
+		if err := changes[i].plan(); err != nil {
+			return 0, err
 		}
-		queued += ch.n
 	}
-	if queued == 0 {
-		return now, false, nil
+	for _, step := range []func(*change) error{(*change).prepare, (*change).do} {
+		queued := 0
+		for _, ch := range changes {
+			if err := step(ch); err != nil {
+				return 0, err
+			}
+			queued, ch.n = queued+ch.n, 0
+		}
+		if queued == 0 {
+			continue
+		}
+		if err := c.FlushWithGenID(generation); err != nil {
+			return 0, err
+		}
+		if generation++; generation == 0 { // as the kernel counts
+			generation = 1
+		}
 	}
-	if err := c.FlushWithGenID(was.generation); err != nil {
-		return Known{}, false, err
-	}
-	if now.Generation++; now.Generation == 0 { // as the kernel counts
-		now.Generation = 1
-	}
-	return now, true, nil
+	return generation, nil
 }
 
 // tables returns what should stand, in the order of families.

@@ -16,7 +16,8 @@ import (
 // A change queues, on one connection, the messages that turn what the kernel
 // holds of an attachment in one table into what it should hold. The order
 // matters to the kernel: an object must exist before a rule refers to it and
-// must not be referred to when it goes.
+// must not be referred to when it goes. First plan, then perhaps prepare and a
+// transaction, then do and a transaction.
 //
 // The kernel switches all rules in one instant: a packet that is being judged
 // goes on with the rules it began with, for as long as that takes. But it looks
@@ -25,50 +26,118 @@ import (
 // rules or of the new ones; otherwise the changed sets get a second edition, of
 // another name, which the new rules refer to (see editions.go).
 type change struct {
-	conn     *nftables.Conn
-	table    *nftables.Table
-	dev      device
-	have     held
+	conn   *nftables.Conn
+	table  *nftables.Table
+	dev    device
+	have   held
+	want   ruleset.Table
+	wanted held
+	n      int // messages queued
+
 	editions editions
-	n        int // messages queued
+	fresh    []ruleset.Set   // to be made: new sets, and new editions of old ones
+	altered  []setChange     // to be changed in place
+	renewed  map[string]bool // names of the sets that get a new edition
+	prepared bool            // the fresh interval sets are there already
 }
 
-// to queues the whole change.
-func (c *change) to(want ruleset.Table) error {
-	wanted := heldOf(want, c.dev)
-	if c.have.equal(wanted) {
+// plan decides what is to be done about the sets.
+func (c *change) plan() error {
+	c.wanted = heldOf(c.want, c.dev)
+	c.renewed = map[string]bool{}
+	if c.have.equal(c.wanted) {
+		return nil
+	}
+	if !c.have.fits(c.wanted) {
+		c.fresh = c.want.Sets
 		return nil
 	}
 	var err error
 	if c.editions, err = editionsOf(c.conn, c.table, c.have); err != nil {
 		return err
 	}
+	var changed []setChange
+	for _, s := range c.want.Sets {
+		have, ok := c.have.sets[s.Name]
+		if !ok {
+			c.fresh = append(c.fresh, s)
+			continue
+		}
+		if add, del := diffPrefixes(have.Elements, s.Elements); len(add)+len(del) > 0 {
+			changed = append(changed, setChange{set: s, add: add, del: del})
+		}
+	}
+	if inPlace(changed, c.have.judgesAs(c.wanted)) {
+		c.altered = changed
+		return nil
+	}
+	for _, ch := range changed {
+		c.renewed[ch.set.Name] = true
+		c.editions.renew(ch.set.Name)
+		c.fresh = append(c.fresh, ch.set)
+	}
+	return nil
+}
+
+// prepare queues the fresh interval sets alone, if packets may be on their way
+// through the attachment's rules already, for a transaction of its own: the
+// kernel (6.18) begins to find the elements of a new interval set a moment after
+// it begins to use the rules that came with it.
+func (c *change) prepare() error {
+	if len(c.have.blocks) == 0 || !c.have.fits(c.wanted) {
+		return nil
+	}
+	for _, s := range c.fresh {
+		if s.Interval {
+			if err := c.addSet(s); err != nil {
+				return err
+			}
+		}
+	}
+	c.prepared = true
+	return nil
+}
+
+// do queues the whole change, or what prepare has left of it.
+func (c *change) do() error {
+	if c.have.equal(c.wanted) {
+		return nil
+	}
 	c.conn.AddTable(c.table)
-	if !c.have.fits(wanted) {
+	if !c.have.fits(c.wanted) {
 		// Start afresh: what there is goes, by the names it was read by.
 		c.editions = editions{old: c.have.inKernel}
 		c.have.sets = nil
 		c.remove(newHeld())
 		c.have = newHeld()
 	}
-	for _, name := range want.Counters {
+	for _, name := range c.want.Counters {
 		if !c.have.counters[name] {
 			c.queue(func() { c.conn.AddObj(c.counter(name)) })
 		}
 	}
-	renewed, err := c.sets(want, wanted)
-	if err != nil {
-		return err
+	for _, s := range c.fresh {
+		if s.Interval && c.prepared {
+			continue
+		}
+		if err := c.addSet(s); err != nil {
+			return err
+		}
 	}
-	for _, b := range want.Blocks {
+	for _, ch := range c.altered {
+		if err := c.alter(ch); err != nil {
+			return err
+		}
+	}
+	for _, b := range c.want.Blocks {
 		if _, ok := c.have.blocks[b.Name]; !ok {
 			c.queue(func() { c.conn.AddChain(c.newChain(b)) })
 		}
 	}
-	for _, b := range want.Blocks {
-		c.lines(b, wanted.blocks[b.Name], renewed)
+	for _, b := range c.want.Blocks {
+		c.lines(b, c.wanted.blocks[b.Name])
 	}
-	c.remove(wanted)
+	c.remove(c.wanted)
 	return nil
 }
 
@@ -113,39 +182,6 @@ func (c *change) counter(name string) *nftables.NamedObj {
 
 func (c *change) chain(name string) *nftables.Chain {
 	return &nftables.Chain{Table: c.table, Name: name}
-}
-
-// sets queues new sets, and old ones where they differ: their elements, or a new
-// edition. It returns the names of the latter.
-func (c *change) sets(want ruleset.Table, wanted held) (renewed map[string]bool, err error) {
-	var changed []setChange
-	for _, s := range want.Sets {
-		have, ok := c.have.sets[s.Name]
-		if !ok {
-			if err := c.addSet(s); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if add, del := diffPrefixes(have.Elements, s.Elements); len(add)+len(del) > 0 {
-			changed = append(changed, setChange{set: s, add: add, del: del})
-		}
-	}
-	renewed = map[string]bool{}
-	inPlace := inPlace(changed, c.have.judgesAs(wanted))
-	for _, ch := range changed {
-		if inPlace {
-			err = c.alter(ch)
-		} else {
-			renewed[ch.set.Name] = true
-			c.editions.renew(ch.set.Name)
-			err = c.addSet(ch.set)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return renewed, nil
 }
 
 // kernelSet is s under the name that it has, or will have, in the kernel.
@@ -238,9 +274,9 @@ func at(h ruleset.Hook) (nftables.ChainHook, nftables.ChainPriority) {
 // lines queues the rules of one block, all of them if any differs or refers to a
 // set of a new edition: counters are objects of their own, so they go on
 // counting.
-func (c *change) lines(b ruleset.Block, want heldBlock, renewed map[string]bool) {
+func (c *change) lines(b ruleset.Block, want heldBlock) {
 	have, ok := c.have.blocks[b.Name]
-	if ok && slices.Equal(have.lines, want.lines) && !refers(b, renewed) {
+	if ok && slices.Equal(have.lines, want.lines) && !refers(b, c.renewed) {
 		return
 	}
 	c.n++

@@ -68,6 +68,8 @@ type setChange struct {
 // packet that is being judged. sameRules says that the rules on sets stay.
 //
 //   - One set: a packet finds it before or after, and everything else as it was.
+//     An interval set must not gain and lose at once, since the kernel forgets
+//     what it lost a moment before it finds what it gained.
 //   - Accepting sets that only gain, or only lose, elements: what both rule sets
 //     accept is in some set before and after; what neither accepts, in none.
 //
@@ -79,7 +81,8 @@ func inPlace(changed []setChange, sameRules bool) bool {
 	}
 	var gain, lose bool
 	for _, c := range changed {
-		if c.set.Denies && len(changed) > 1 {
+		replaces := c.set.Interval && len(c.add) > 0 && len(c.del) > 0
+		if replaces || (c.set.Denies && len(changed) > 1) {
 			return false
 		}
 		gain = gain || len(c.add) > 0

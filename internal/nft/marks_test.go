@@ -58,11 +58,8 @@ func jump(t *testing.T, netns int, rs ruleset.RuleSet, epoch ruleset.Epoch) Know
 	if err != nil {
 		t.Fatal(err)
 	}
-	ch := change{conn: c, table: tableOf(ruleset.Inet), dev: device{index: index, name: "eth0"}, have: r.held[ruleset.Inet]}
-	if err := ch.to(rs.Lower("eth0", epoch)); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Flush(); err != nil {
+	dev := device{index: index, name: "eth0"}
+	if _, err := commit(c, dev, r, tables(Known{Rules: rs, Epoch: epoch}, "eth0")); err != nil {
 		t.Fatal(err)
 	}
 	g, err := Generation(netns)

@@ -3,6 +3,7 @@ package nft_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -298,4 +299,35 @@ func TestUntrackedPacketsPassOnlyAnOpenPod(t *testing.T) {
 	netnstest.MustBlock(t,
 		func() { apply(t, server, from(ruleset.Everyone), known) },
 		netnstest.Flow{From: client.NS, Network: "tcp", To: server.Addr4(80)})
+}
+
+// Rule sets with blocks and without, walked and dispatched, replace one another
+// under a flow that all of them allow. The kernel finds a new interval set's
+// elements a moment after it uses the rules that came with it: this test lost
+// packets while both were one transaction.
+func TestReplacedRulesLoseNoAllowedPacket(t *testing.T) {
+	lab := netnstest.Bridge(t, 2)
+	client, server := lab.Pods[0], lab.Pods[1]
+	server.Echo(t, "udp", ":53")
+	rng := rand.New(rand.NewPCG(1, 1))
+	dns := ruleset.Ports{Proto: ruleset.UDP, First: 53, Last: 53}
+	version := func(i int) ruleset.RuleSet {
+		rules := manyRules([]int{1, 3, 20}[rng.IntN(3)])
+		r := rng.IntN(len(rules))
+		friends := []string{client.IP4.String(), fmt.Sprintf("198.18.0.%d", i%256)}
+		if rng.IntN(2) == 0 {
+			friends = append(friends, fmt.Sprintf("198.19.%d.0/24", i%256))
+		}
+		rules[r].Matches = []ruleset.Match{{Peers: peers(friends...), Ports: [][]ruleset.Ports{{ruleset.AnyPort}, {dns}}[rng.IntN(2)]}}
+		return ruleset.RuleSet{Ingress: isolated(rules...), Egress: open}
+	}
+	last := apply(t, server, version(0), nil)
+	netnstest.Flow{From: client.NS, Network: "udp", To: server.Addr4(53)}.MustPass(t)
+	s := client.StartStream(t, server.Addr4(53), 200*time.Microsecond)
+	for i := range 200 {
+		last = apply(t, server, version(i), last)
+	}
+	if sent, returned := s.Stop(); sent != returned {
+		t.Errorf("%d of %d allowed packets lost over 200 changes", sent-returned, sent)
+	}
 }
