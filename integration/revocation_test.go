@@ -143,12 +143,6 @@ func TestThousandChangesUnderLoad(t *testing.T) {
 			t.Error("want none to arrive")
 		}
 	}
-	for _, sb := range []*lab.Sandbox{web, friend, stranger} {
-		out2, _ := sb.Output(t.Context(), "sh", "-c", "nft list counters | grep -A1 -E \"drop|untracked\"; conntrack -S; cat /proc/net/snmp | grep Udp:; cat /proc/net/snmp6 | grep -E \"Ip6.*Discards|Ip6OutNoRoutes|Udp6\"")
-		t.Log(out2)
-		out, err := n.Policyctl(t.Context(), "inspect", sb.Pod(), "--no-color")
-		t.Log("INSPECT", string(out), err)
-	}
 	// Nothing but policy was in the way of what was denied.
 	must(t, n.RemoveManifest("change.yaml"))
 	must(t, n.RemoveManifest("0.yaml"))
