@@ -161,7 +161,7 @@ func (m *meter) report(b *testing.B, names ...string) {
 		fmt.Fprintf(&s, "%-20s %8.1f %8.1f %6d\n", name, median, p99, len(all))
 		b.ReportMetric(median, strings.ReplaceAll(name, " ", ":")+"-ms")
 	}
-	b.Log(s.String())
+	b.Log(strings.TrimSpace(s.String()))
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
