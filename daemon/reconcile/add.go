@@ -69,8 +69,8 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 func (k *Keeper) admit(ad *Adding) (old *attachment, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.synced.IsZero() {
-		return nil, errNotSynced
+	if err := k.notSynced(); err != nil {
+		return nil, err
 	}
 	key := ad.a.record.Key
 	if old = k.attachments[key]; old != nil {

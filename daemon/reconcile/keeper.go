@@ -89,11 +89,15 @@ func (k *Keeper) wake() {
 	}
 }
 
-// SetWorld makes w the policy to enforce, from the next round on.
+// SetWorld makes w the policy to enforce, from the next round on. A World of
+// which nothing is known is not enforced: ADD waits for one that says something.
 func (k *Keeper) SetWorld(w source.World) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.world, k.synced = w, time.Now()
+	k.world = w
+	if w.Unknown == "" {
+		k.synced = time.Now()
+	}
 	k.changed()
 }
 
@@ -119,18 +123,27 @@ func (k *Keeper) Restore(records []store.Record) {
 	k.changed()
 }
 
-// errNotSynced is what ADD gets before the source has delivered.
-var errNotSynced = api.Errorf(api.CodeUnavailable, "podwalld has not read its policies yet")
+// notSynced is what ADD gets before the source has delivered, nil afterwards.
+// k.mu is held.
+func (k *Keeper) notSynced() error {
+	switch {
+	case !k.synced.IsZero():
+		return nil
+	case k.world.Unknown != "":
+		return api.Errorf(api.CodeUnavailable, "podwalld knows no policies yet: %s", k.world.Unknown)
+	}
+	return api.Errorf(api.CodeUnavailable, "podwalld has not read its policies yet")
+}
 
 // Synced returns an error that says what is missing until the source has
 // delivered a World and a round has brought every attachment up to it.
 func (k *Keeper) Synced() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	switch {
-	case k.synced.IsZero():
-		return errNotSynced
-	case k.done == 0:
+	if err := k.notSynced(); err != nil {
+		return err
+	}
+	if k.done == 0 {
 		return api.Errorf(api.CodeUnavailable, "podwalld is still looking at the pods that were here before it")
 	}
 	return nil

@@ -214,8 +214,18 @@ func TestSyncedSaysWhatIsMissing(t *testing.T) {
 	if err := b.Synced(); err != nil {
 		t.Errorf("after it: %v", err)
 	}
-	if err := New().Synced(); !errors.Is(err, errNotSynced) {
+	k := New()
+	if err := k.Synced(); !errors.Is(err, api.ErrUnavailable) {
 		t.Errorf("without a World: %v", err)
+	}
+	// An empty World in place of an unreadable one would open every pod.
+	k.SetWorld(source.World{Unknown: "the directory is not there"})
+	if err := k.Synced(); !errors.Is(err, api.ErrUnavailable) || !strings.Contains(err.Error(), "not there") {
+		t.Errorf("with a World of which nothing is known: %v", err)
+	}
+	k.SetWorld(source.World{})
+	if err := k.Synced(); err == nil || !strings.Contains(err.Error(), "looking at the pods") {
+		t.Errorf("once it is known to be empty: %v", err)
 	}
 }
 

@@ -104,8 +104,8 @@ func (k *Keeper) Policies() []api.PolicySummary {
 func (k *Keeper) Explain(req api.ExplainRequest) (api.Explanation, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.synced.IsZero() {
-		return api.Explanation{}, errNotSynced
+	if err := k.notSynced(); err != nil {
+		return api.Explanation{}, err
 	}
 	return explain.Explain(k.policy(), req, explain.Options{
 		Node: k.Node, NodeAddresses: k.nodeAddrs, NodeEgressByPolicy: k.nodeEgressByPolicy,
