@@ -2,6 +2,7 @@ package attack
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -18,17 +19,28 @@ func TestDevice(t *testing.T) {
 	wage(t, newField(t), deviceAttacks(), "jail", "narrow")
 }
 
-// nest makes a namespace with a user namespace of its own, so that no capability
-// is needed, and a command to act inside.
+// nest makes a namespace, and a command to act inside. With a user namespace of
+// its own that takes no more than CAP_SETFCAP, which containers have by default.
 const nest = `
 	unshare --user --map-root-user --net sleep 5 >/dev/null 2>&1 & nested=$!
 	until [ "$(readlink /proc/$nested/exe)" = "$(readlink -f "$(command -v sleep)")" ]; do sleep 0.01; done
 	inside() { nsenter --target $nested --user --net --preserve-credentials "$@"; }
 `
 
+// thereAndBack moves eth0 to another namespace and back, with what it had.
+const thereAndBack = `
+	unshare --net sleep 5 >/dev/null 2>&1 & nested=$!
+	until [ "$(readlink /proc/$nested/exe)" = "$(readlink -f "$(command -v sleep)")" ]; do sleep 0.01; done
+	ip link set eth0 netns $nested
+	nsenter --target $nested --net ip link set eth0 netns $$
+	ip addr add $addr/24 dev eth0; ip link set eth0 up; ip route add default via $router
+	kill $nested
+`
+
 // deviceAttacks send by a device that the intruder makes.
 func deviceAttacks() []attack {
 	admin := []int{intruder.NetAdmin}
+	nesting := []int{intruder.NetAdmin, intruder.SetFCap}
 	at := netip.AddrPortFrom(lab.World4, 8080)
 	// scripted attacks change the pod, then send from an ordinary socket.
 	scripted := func(name string, script string) attack {
@@ -39,11 +51,13 @@ func deviceAttacks() []attack {
 	// written attacks send a frame to a device other than eth0.
 	written := func(name, device, script string) attack {
 		return attack{name: name, needs: append(admin, intruder.NetRaw), damage: true, act: func(f *field, p *pod, token []byte) intruder.Act {
-			return intruder.Act{Script: p.fill(script), Sends: []intruder.Send{{Domain: unix.AF_PACKET, Type: unix.SOCK_RAW,
-				Device: device, Ether: etherIPv4, Packets: [][]byte{whole(f, p, token)}}}}
+			send := intruder.Send{Domain: unix.AF_PACKET, Type: unix.SOCK_RAW, Device: device, Ether: etherIPv4, Packets: [][]byte{whole(f, p, token)}}
+			return intruder.Act{Script: p.fill(script), Sends: []intruder.Send{send}}
 		}}
 	}
 	const (
+		redirect = "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; tc qdisc add dev v0 clsact; " +
+			"tc filter add dev v0 egress u32 match u32 0 0 action mirred egress redirect dev eth0; "
 		away  = "ip addr flush dev eth0; " // its addresses go elsewhere
 		home  = "ip addr add $addr/24 dev $dev; ip link set $dev up; ip route replace default via $router dev $dev; "
 		bound = "ip link add m0 link eth0 type macvlan mode bridge; "
@@ -54,35 +68,46 @@ func deviceAttacks() []attack {
 		scripted("macvlan", bound+away+"dev=m0; "+home),
 		scripted("macvlan with eth0's MAC", "mac=$(cat /sys/class/net/eth0/address); ip link add m0 link eth0 address $mac type macvlan mode passthru; "+away+"dev=m0; "+home),
 		scripted("bridge", "ip link add b0 address $(cat /sys/class/net/eth0/address) type bridge; ip link set eth0 master b0; "+away+"dev=b0; "+home),
+		scripted("redirect by tc", ""+redirect+
+			"ip neigh add $router lladdr $router_mac dev v0; ip route replace default via $router dev v0 onlink src $addr"),
+		written("frame by eth0 renamed", "x", "ip link set eth0 down; ip link set eth0 name x; ip link set x up"),
+		written("frame by eth0 renamed and back", "eth0", "ip link set eth0 down; ip link set eth0 name x; ip link set x name eth0; ip link set eth0 up"),
 		written("frame by a macvlan", "m0", bound+"ip link set m0 up"),
 		written("frame by a bridge", "b0", "ip link add b0 type bridge; ip link set eth0 master b0; ip link set b0 up"),
 		written("frame by a pair of veths and a bridge", "v0",
 			"ip link add b0 type bridge; ip link add v0 type veth peer name v1; ip link set eth0 master b0; ip link set v1 master b0; ip link set b0 up; ip link set v0 up; ip link set v1 up"),
-		{name: "nested namespace behind a router", needs: admin, far: true, damage: true, act: nested(`
+		{name: "nested namespace behind a router", needs: nesting, far: true, damage: true, act: nested(`
 			ip link add v0 type veth peer name v1 netns $nested
 			ip addr add 10.9.0.1/24 dev v0; ip link set v0 up
 			inside ip addr add 10.9.0.2/24 dev v1; inside ip link set v1 up; inside ip route add default via 10.9.0.1
 			sysctl -qw net.ipv4.ip_forward=1
 			nft 'table ip masks { chain c { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }; }'`)},
-		{name: "nested namespace behind a bridge", needs: admin, far: true, damage: true, act: nested(`
+		{name: "nested namespace behind a bridge", needs: nesting, far: true, damage: true, act: nested(`
 			ip link add b0 type bridge; ip link set b0 up
 			ip link add v0 type veth peer name v1 netns $nested; ip link set v0 master b0 up
 			ip addr flush dev eth0; ip link set eth0 master b0
 			inside ip addr add $addr/24 dev v1; inside ip link set v1 up; inside ip route add default via $router`)},
-		{name: "nested namespace behind a macvlan", needs: admin, far: true, damage: true, act: nested(`
+		{name: "nested namespace behind a macvlan", needs: nesting, far: true, damage: true, act: nested(`
 			ip link add m0 link eth0 type macvlan mode bridge; ip link set m0 netns $nested
 			ip addr flush dev eth0
 			inside ip addr add $addr/24 dev m0; inside ip link set m0 up; inside ip route add default via $router`)},
-		{name: "eth0 in a nested namespace and back", needs: admin, far: true, damage: true, act: nested(`
-			ip link set eth0 netns $nested; ip link set eth0 netns /proc/$nested/ns/net 2>/dev/null || inside ip link set eth0 netns $$
-			ip addr add $addr/24 dev eth0; ip link set eth0 up; ip route add default via $router
-			inside() { "$@"; }`)},
+		// Only who may enter the nested namespace gets eth0 back.
+		{name: "eth0 in a nested namespace and back", needs: append(admin, unix.CAP_SYS_ADMIN), far: true, damage: true,
+			act: func(_ *field, p *pod, token []byte) intruder.Act {
+				return intruder.Act{Script: p.fill(thereAndBack), Sends: []intruder.Send{plain(at, nil, token)}}
+			}},
+		{name: "frame after eth0 was in a nested namespace", needs: append(admin, unix.CAP_SYS_ADMIN, intruder.NetRaw), damage: true,
+			act: func(f *field, p *pod, token []byte) intruder.Act {
+				a := frame{kind: unix.SOCK_RAW, told: etherIPv4}.to(f, whole(f, p, token))
+				a.Script = p.fill(thereAndBack)
+				return a
+			}},
 	}
 }
 
 // fill puts the pod's addresses into a script.
 func (p *pod) fill(script string) string {
-	return fmt.Sprintf("addr=%s; router=%s; ", p.v4, lab.Gateway4) + script
+	return fmt.Sprintf("addr=%s; router=%s; router_mac=%s; ", p.v4, lab.Gateway4, net.HardwareAddr(p.router)) + script
 }
 
 // nested acts in a namespace inside the pod's: a script makes the way there, and

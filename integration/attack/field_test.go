@@ -2,6 +2,7 @@ package attack
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"flag"
@@ -77,8 +78,13 @@ type field struct {
 
 func newField(t *testing.T) *field {
 	t.Helper()
-	name := strings.ToLower(strings.TrimPrefix(t.Name(), "Test"))
-	n, err := lab.NewNode(strings.ReplaceAll(name, "/", "-"))
+	return newFieldNamed(t, strings.ToLower(strings.TrimPrefix(t.Name(), "Test")))
+}
+
+// newFieldNamed is newField for a test that needs several.
+func newFieldNamed(t *testing.T, name string) *field {
+	t.Helper()
+	n, err := lab.NewNode(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,10 +148,12 @@ func mac(t *testing.T, ns *lab.Netns, device string) []byte {
 // refused.
 func (p *pod) act(t *testing.T, a intruder.Act, capabilities []int) error {
 	t.Helper()
-	cmd, err := intruder.Command(a, capabilities...)
+	ctx, cancel := context.WithTimeout(t.Context(), settling)
+	defer cancel()
+	cmd, err := intruder.Command(ctx, a, capabilities...)
 	must(t, err)
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
 	must(t, p.Start(cmd))
 	err = cmd.Wait()
 	if exit := (&exec.ExitError{}); err != nil && !errors.As(err, &exit) {

@@ -1,6 +1,7 @@
 package intruder
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,16 +27,17 @@ const (
 const (
 	NetRaw   = unix.CAP_NET_RAW // the default of Docker and containerd
 	NetAdmin = unix.CAP_NET_ADMIN
+	SetFCap  = unix.CAP_SETFCAP // a default too; with it root becomes root of a user namespace
 )
 
 // Command is the calling program once more, as an intruder with exactly these
-// capabilities. The program must call Main first thing.
-func Command(a Act, capabilities ...int) (*exec.Cmd, error) {
+// capabilities, killed when ctx ends. The program must call Main first thing.
+func Command(ctx context.Context, a Act, capabilities ...int) (*exec.Cmd, error) {
 	b, err := json.Marshal(a)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = []string{strong, strings.Trim(fmt.Sprint(capabilities), "[]"), string(b)}
 	return cmd, nil
 }
@@ -95,22 +97,6 @@ func weaken(args []string) error {
 		return fmt.Errorf("clear inheritable capabilities: %w", err)
 	}
 	return syscall.Exec("/proc/self/exe", append([]string{ready}, args...), os.Environ())
-}
-
-// Held returns the capabilities of the calling thread that are in effect.
-func Held() ([]int, error) {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return nil, fmt.Errorf("read capabilities: %w", err)
-	}
-	var held []int
-	for c := range 64 {
-		if data[c/32].Effective&(1<<(c%32)) != 0 {
-			held = append(held, c)
-		}
-	}
-	return held, nil
 }
 
 func (a Act) do() error {
