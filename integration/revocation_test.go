@@ -146,15 +146,20 @@ func TestThousandChangesUnderLoad(t *testing.T) {
 	// Nothing but policy was in the way of what was denied.
 	must(t, n.RemoveManifest("change.yaml"))
 	must(t, n.RemoveManifest("0.yaml"))
-	for i, b := range []*barrage{bombard(t, stranger.Netns, badInAt), bombard(t, web.Netns, badOutAt)} {
-		s := []*sink{badIn, badOut}[i]
+	denied = []*barrage{bombard(t, stranger.Netns, badInAt), bombard(t, web.Netns, badOutAt)}
+	for i, s := range []*sink{badIn, badOut} {
 		eventually(t, func() error {
 			if s.got.Load() == 0 {
-				return fmt.Errorf("without policy nothing arrives at %s either", b.to)
+				return fmt.Errorf("without policy nothing arrives at %s either", denied[i].to)
 			}
 			return nil
 		})
+	}
+	for _, b := range denied {
 		b.halt()
+	}
+	for _, b := range denied {
+		b.end()
 	}
 }
 
