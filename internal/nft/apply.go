@@ -37,9 +37,24 @@ type Known struct {
 // rules before stand, unless the error came after the kernel had committed; a
 // caller that passes nil next time is right in either case.
 func Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (now Known, wrote bool, err error) {
+	c, err := open(netns)
+	if err != nil {
+		return Known{}, false, fmt.Errorf("apply rules of %s: %w", iface, err)
+	}
+	now, wrote, err = applyBy(c, netns, iface, rs, last)
+	if rs.Owned {
+		_ = c.CloseLasting() // and with it the ownership, which the daemon waits for
+	} else {
+		done(c)
+	}
+	return now, wrote, err
+}
+
+// applyBy is Apply on an open connection.
+func applyBy(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *Known) (now Known, wrote bool, err error) {
 	const tries = 5 // somebody else may commit between our reading and our writing
 	for range tries {
-		now, wrote, err = apply(netns, iface, rs, last)
+		now, wrote, err = apply(c, netns, iface, rs, last)
 		if !errors.Is(err, unix.ERESTART) {
 			break
 		}
@@ -50,16 +65,11 @@ func Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (now Known,
 	return now, wrote, nil
 }
 
-func apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, bool, error) {
+func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, bool, error) {
 	index, err := linkIndex(netns, iface)
 	if err != nil {
 		return Known{}, false, err
 	}
-	c, err := open(netns)
-	if err != nil {
-		return Known{}, false, err
-	}
-	defer done(c)
 	dev := device{index: index, name: iface}
 	was, sure, err := before(c, dev, last)
 	if err != nil {
@@ -73,16 +83,19 @@ func apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, boo
 			return Known{}, false, err
 		}
 	}
-	now.Generation, err = commit(c, dev, was, tables(now, iface))
+	now.Generation, err = commit(c, dev, was, tables(now, iface), rs.Owned)
 	return now, now.Generation != was.generation, err
 }
 
 // commit turns what was read into want and returns the generation it ends in.
-func commit(c *nftables.Conn, dev device, was reading, want [len(families)]ruleset.Table) (uint32, error) {
+func commit(c *nftables.Conn, dev device, was reading, want [len(families)]ruleset.Table, owned bool) (uint32, error) {
 	generation := was.generation
 	var changes [len(families)]*change
 	for i, t := range want {
 		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t}
+		if owned {
+			changes[i].table.Flags = ownable
+		}
 		if err := changes[i].plan(); err != nil {
 			return 0, err
 		}

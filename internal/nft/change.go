@@ -103,7 +103,11 @@ func (c *change) do() error {
 	if c.have.equal(c.wanted) {
 		return nil
 	}
-	c.conn.AddTable(c.table)
+	// An existing table is not asked for again: its flags, if others, would be
+	// refused.
+	if len(c.have.blocks) == 0 && !exists(c.conn, c.table) {
+		c.conn.AddTable(c.table)
+	}
 	if !c.have.fits(c.wanted) {
 		// Start afresh: what there is goes, by the names it was read by.
 		c.editions = editions{old: c.have.inKernel}

@@ -229,6 +229,9 @@ type RuleSet struct {
 	Egress    Chain        `json:"egress"`
 	// RawSockets lets the pod send whole frames, with any source address.
 	RawSockets bool `json:"rawSockets,omitempty"`
+	// Owned asks that only podwalld may change the tables (table flags owner and
+	// persist, Linux 6.9).
+	Owned bool `json:"owned,omitempty"`
 	// Adopted says that the pod ran before its rules came.
 	Adopted Adoption `json:"adopted,omitempty"`
 }
