@@ -123,6 +123,7 @@ func (d *daemon) takeOver() error {
 	d.keeper.Store, d.keeper.Kernel, d.keeper.Log = d.store, reconcile.RealKernel, d.log
 	d.keeper.Node, d.keeper.NodeAddresses = d.node, nodeAddresses
 	d.keeper.SetNodeEgress(d.cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
+	d.keeper.SetProtection(protection(d.cfg))
 	d.adopter = adopt.Finder{Dir: d.cfg.CNICacheDir, Known: d.keeper.Knows, Tracked: tracked}
 	if err := d.keeper.Refresh(); err != nil {
 		return err
@@ -133,6 +134,11 @@ func (d *daemon) takeOver() error {
 	d.drain()
 	d.adopt()
 	return nil
+}
+
+// protection is what cfg says about it.
+func protection(cfg daemonconf.Config) reconcile.Protection {
+	return reconcile.Protection{Tamper: cfg.TamperProtection}
 }
 
 // chooseSource returns the one source that the configuration names.
@@ -232,10 +238,11 @@ func (d *daemon) reload() {
 	}
 	d.level.Set(cfg.LogLevel)
 	d.keeper.SetNodeEgress(cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
+	d.keeper.SetProtection(protection(cfg))
 	was := d.cfg
-	was.LogLevel, was.NodeEgress = cfg.LogLevel, cfg.NodeEgress
+	was.LogLevel, was.NodeEgress, was.TamperProtection = cfg.LogLevel, cfg.NodeEgress, cfg.TamperProtection
 	if was != cfg {
-		d.log.Warn("configuration read again: only logLevel and nodeEgress change without a restart")
+		d.log.Warn("configuration read again: only logLevel, nodeEgress and tamperProtection change without a restart")
 		return
 	}
 	d.log.Info("configuration read again")

@@ -31,6 +31,8 @@ func valuesOf(f daemonconf.Field) (inFile, asFlag string) {
 		return "text", "json"
 	case "node-egress":
 		return "allow", "policy"
+	case "tamper-protection":
+		return "off", "on"
 	case "metrics-address":
 		return "127.0.0.1:1", "127.0.0.1:2"
 	case "node-name":

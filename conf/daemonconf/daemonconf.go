@@ -54,18 +54,21 @@ type Config struct {
 	LogFormat LogFormat `json:"logFormat,omitempty" jsonschema:"default=text,enum=text,enum=json"`
 	// NodeEgress says whether pods may always reach their own node, or only by policy.
 	NodeEgress NodeEgress `json:"nodeEgress,omitempty" jsonschema:"default=allow,enum=allow,enum=policy"`
+	// TamperProtection says whose tables only podwalld may change: every pod's (on), those of pods that may have CAP_NET_ADMIN (auto), or none (off).
+	TamperProtection TamperProtection `json:"tamperProtection,omitempty" jsonschema:"default=auto,enum=auto,enum=on,enum=off"`
 }
 
 // Default returns what an empty file means.
 func Default() Config {
 	return Config{
-		Socket:         "/run/podwall/podwalld.sock",
-		StateDir:       "/var/lib/podwall",
-		CNICacheDir:    "/var/lib/cni",
-		MetricsAddress: "127.0.0.1:9469",
-		LogLevel:       slog.LevelInfo,
-		LogFormat:      LogText,
-		NodeEgress:     NodeEgressAllow,
+		Socket:           "/run/podwall/podwalld.sock",
+		StateDir:         "/var/lib/podwall",
+		CNICacheDir:      "/var/lib/cni",
+		MetricsAddress:   "127.0.0.1:9469",
+		LogLevel:         slog.LevelInfo,
+		LogFormat:        LogText,
+		NodeEgress:       NodeEgressAllow,
+		TamperProtection: TamperAuto,
 	}
 }
 
@@ -91,21 +94,23 @@ func Fields() []Field {
 		{"logLevel", "log-level", "info", "debug, info, warn or error", false},
 		{"logFormat", "log-format", "text", "text or json", false},
 		{"nodeEgress", "node-egress", "allow", "whether pods may reach their own node: allow, or by policy", false},
+		{"tamperProtection", "tamper-protection", "auto", "whose tables only podwalld may change: auto (CAP_NET_ADMIN), on or off", false},
 	}
 }
 
 func (c *Config) fields() conf.Fields {
 	return conf.Fields{
-		"socket":         conf.Socket(&c.Socket),
-		"stateDir":       conf.Path(&c.StateDir),
-		"policyDir":      optionalPath(&c.PolicyDir),
-		"kubeconfig":     optionalPath(&c.Kubeconfig),
-		"nodeName":       c.setNodeName,
-		"cniCacheDir":    conf.Path(&c.CNICacheDir),
-		"metricsAddress": c.setMetricsAddress,
-		"logLevel":       c.setLogLevel,
-		"logFormat":      conf.Text(&c.LogFormat),
-		"nodeEgress":     conf.Text(&c.NodeEgress),
+		"socket":           conf.Socket(&c.Socket),
+		"stateDir":         conf.Path(&c.StateDir),
+		"policyDir":        optionalPath(&c.PolicyDir),
+		"kubeconfig":       optionalPath(&c.Kubeconfig),
+		"nodeName":         c.setNodeName,
+		"cniCacheDir":      conf.Path(&c.CNICacheDir),
+		"metricsAddress":   c.setMetricsAddress,
+		"logLevel":         c.setLogLevel,
+		"logFormat":        conf.Text(&c.LogFormat),
+		"nodeEgress":       conf.Text(&c.NodeEgress),
+		"tamperProtection": conf.Text(&c.TamperProtection),
 	}
 }
 

@@ -30,6 +30,8 @@ func TestParse(t *testing.T) {
 		{"a level", "logLevel: warn", with(func(c *Config) { c.LogLevel = slog.LevelWarn })},
 		{"a format", "logFormat: json", with(func(c *Config) { c.LogFormat = LogJSON })},
 		{"the node by policy", "nodeEgress: policy", with(func(c *Config) { c.NodeEgress = NodeEgressByPolicy })},
+		{"every table ours", "tamperProtection: on", with(func(c *Config) { c.TamperProtection = TamperOn })},
+		{"no table ours", `{"tamperProtection": "off"}`, with(func(c *Config) { c.TamperProtection = TamperOff })},
 		{"an alias", "policyDir: &d /p\nstateDir: *d", with(func(c *Config) { c.PolicyDir, c.StateDir = "/p", "/p" })},
 		{"JSON", `{"nodeName": "n1"}`, with(func(c *Config) { c.NodeName = "n1" })},
 	}

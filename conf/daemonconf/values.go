@@ -27,6 +27,33 @@ func (f *LogFormat) UnmarshalText(b []byte) error {
 	return err
 }
 
+// A TamperProtection says whose tables only podwalld may change, where the
+// kernel can see to that (Linux 6.9).
+type TamperProtection uint8
+
+const (
+	TamperOn   TamperProtection = iota // every pod's; the zero TamperProtection
+	TamperAuto                         // those of pods that may have CAP_NET_ADMIN
+	TamperOff                          // no pod's
+)
+
+var tamperNames = []string{TamperOn: "on", TamperAuto: "auto", TamperOff: "off"}
+
+// String is "on", "auto" or "off".
+func (p TamperProtection) String() string { return tamperNames[p] }
+
+// MarshalText writes "on", "auto" or "off".
+func (p TamperProtection) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (p *TamperProtection) UnmarshalText(b []byte) error {
+	i, err := conf.OneOf(b, tamperNames...)
+	if err == nil {
+		*p = TamperProtection(i)
+	}
+	return err
+}
+
 // A NodeEgress says what a pod's traffic to its own node meets.
 type NodeEgress uint8
 

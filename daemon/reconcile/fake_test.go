@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/podwall/podwall/conf/daemonconf"
 	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
@@ -204,6 +205,7 @@ func newBench(t testing.TB) *bench {
 	b := &bench{Keeper: New(), kernel: newFakeKernel(t), store: newFakeStore()}
 	b.Kernel, b.Store, b.Log, b.Node = b.kernel.kernel(), b.store, slog.New(slog.DiscardHandler), "here"
 	b.NodeAddresses = func() ([]netip.Addr, error) { return []netip.Addr{nodeAddr}, nil }
+	b.SetProtection(Protection{Tamper: daemonconf.TamperOff})
 	b.SetWorld(source.World{Snapshot: shop(fe)})
 	return b
 }

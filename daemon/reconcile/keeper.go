@@ -63,6 +63,7 @@ type Keeper struct {
 	compiledAt         uint64
 	nodeAddrs          []netip.Addr
 	nodeEgressByPolicy bool
+	protection         Protection
 }
 
 // New returns a Keeper without attachments, for its fields to be set.

@@ -23,12 +23,14 @@ func (a *attachment) pod() podID {
 // compile returns a's rule set at the present version. k.mu is held.
 func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
 	w := k.policy()
+	pod := k.podOf(w, a)
 	return w.Compile(policy.Target{
-		Pod:                k.podOf(w, a),
+		Pod:                pod,
 		Addresses:          a.record.Addresses,
 		Node:               k.node(w),
 		NodeEgressByPolicy: k.nodeEgressByPolicy,
 		Adopted:            a.record.Adopted,
+		Owned:              k.protection.owns(pod),
 	})
 }
 

@@ -2,12 +2,18 @@ package kubepolicy
 
 import (
 	"maps"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/podwall/podwall/internal/policy"
 )
+
+// RawSocketsAnnotation is the annotation by which a pod asks to send whole
+// frames. Its only value is "allow".
+const RawSocketsAnnotation = "podwall.io/raw-sockets"
 
 // Pod parses a Pod. Its named ports are those of the containers that run beside
 // each other: the ordinary ones and the init containers that are restarted.
@@ -21,6 +27,11 @@ func Pod(p *corev1.Pod) (policy.Pod, error) {
 		Node:        p.Spec.NodeName,
 		HostNetwork: p.Spec.HostNetwork,
 		Done:        p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
+		NetAdmin:    netAdmin(&p.Spec),
+		RawSockets:  r.allowed("metadata.annotations["+RawSocketsAnnotation+"]", p.Annotations, RawSocketsAnnotation),
+	}
+	if c := p.Spec.RuntimeClassName; c != nil {
+		out.RuntimeClass = *c
 	}
 	for i, ip := range p.Status.PodIPs {
 		out.Addresses = r.address(out.Addresses, at("status.podIPs", i)+".ip", ip.IP)
@@ -35,6 +46,53 @@ func Pod(p *corev1.Pod) (policy.Pod, error) {
 		}
 	}
 	return out, r.err()
+}
+
+// allowed reports whether the annotation of this name is "allow". It may be
+// missing; another value is an error, and asks for nothing.
+func (r *reader) allowed(field string, annotations map[string]string, name string) bool {
+	v, ok := annotations[name]
+	if ok && v != "allow" {
+		r.failf(field, "%.80q: want allow, or no such annotation", v)
+	}
+	return v == "allow"
+}
+
+// netAdmin says whether a container of spec has CAP_NET_ADMIN. A specification
+// without containers is not one that a pod ran by: nothing is known.
+func netAdmin(spec *corev1.PodSpec) policy.Grant {
+	if len(spec.Containers) == 0 {
+		return policy.GrantUnknown
+	}
+	contexts := make([]*corev1.SecurityContext, 0, len(spec.Containers))
+	for _, c := range slices.Concat(spec.Containers, spec.InitContainers) {
+		contexts = append(contexts, c.SecurityContext)
+	}
+	for _, c := range spec.EphemeralContainers {
+		contexts = append(contexts, c.SecurityContext)
+	}
+	if slices.ContainsFunc(contexts, grantsNetAdmin) {
+		return policy.Granted
+	}
+	return policy.NotGranted
+}
+
+// grantsNetAdmin reports whether a container with this security context, which
+// may be nil, has CAP_NET_ADMIN. Runtimes read capabilities in either case, with
+// and without their prefix, and add after they drop.
+func grantsNetAdmin(c *corev1.SecurityContext) bool {
+	switch {
+	case c == nil:
+		return false
+	case c.Privileged != nil && *c.Privileged:
+		return true
+	case c.Capabilities == nil:
+		return false
+	}
+	return slices.ContainsFunc(c.Capabilities.Add, func(added corev1.Capability) bool {
+		name := strings.TrimPrefix(strings.ToUpper(string(added)), "CAP_")
+		return name == "NET_ADMIN" || name == "ALL"
+	})
 }
 
 func (r *reader) namedPorts(list []policy.NamedPort, field string, c corev1.Container) []policy.NamedPort {

@@ -20,10 +20,12 @@ import (
 func (w *World) Compile(t Target) ruleset.RuleSet {
 	selecting := w.selecting(&t.Pod)
 	return ruleset.RuleSet{
-		Addresses: distinct(t.Addresses),
-		Ingress:   chain(append(node(t.Node), w.tiers(ruleset.Ingress, selecting, &t.Pod)...)),
-		Egress:    w.egressChain(t, selecting),
-		Adopted:   t.Adopted,
+		Addresses:  distinct(t.Addresses),
+		Ingress:    chain(append(node(t.Node), w.tiers(ruleset.Ingress, selecting, &t.Pod)...)),
+		Egress:     w.egressChain(t, selecting),
+		Adopted:    t.Adopted,
+		RawSockets: t.RawSockets,
+		Owned:      t.Owned,
 	}
 }
 

@@ -44,7 +44,24 @@ type Pod struct {
 	// another pod's by now, so no selector picks them. A pod that is only
 	// terminating is not done.
 	Done bool
+	// NetAdmin says whether a container may change the network namespace.
+	NetAdmin Grant
+	// RawSockets says that the pod asks to send whole frames, by its annotation.
+	// Whether it may ask is not the pod's to say.
+	RawSockets bool
+	// RuntimeClass is the name of the runtime class that runs the pod; empty is
+	// the node's own.
+	RuntimeClass string
 }
+
+// A Grant says whether a pod's specification grants a capability.
+type Grant uint8
+
+const (
+	GrantUnknown Grant = iota // nobody has seen the specification; the zero Grant
+	Granted
+	NotGranted
+)
 
 // A NamedPort is a container's port that has a name.
 type NamedPort struct {
@@ -204,4 +221,6 @@ type Target struct {
 	Node               []netip.Addr
 	NodeEgressByPolicy bool
 	Adopted            ruleset.Adoption
+	// RawSockets and Owned become the rule set's.
+	RawSockets, Owned bool
 }
