@@ -17,10 +17,10 @@ BINARIES := $(foreach b,podwall podwalld policyctl podwall-install,$(if $(wildca
 TOOLS := nft:nftables ip:iproute2 iptables-nft:iptables conntrack:conntrack ping:iputils-ping
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench fuzz lint fmt clean $(BINARIES)
+.PHONY: help setup build demo test reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what building and testing need (Debian, as root)
 	@.ci/setup $(TOOLS)
@@ -36,6 +36,16 @@ demo: setup build ## show the main job on real pods, in seconds
 
 test: setup build ## run every test, as root; the last line says "N passed, N failed"
 	@.ci/test
+
+reproduce: build ## build again, elsewhere and from nothing, and compare
+	@VERSION='$(VERSION)' .ci/reproduce
+
+sbom: build ## write the bill of materials of the binaries, bin/sbom.cdx.json
+	$(GO) run ./.ci/sbom -version '$(VERSION)' $(BINARIES) >bin/sbom.tmp
+	mv bin/sbom.tmp bin/sbom.cdx.json
+
+vuln: ## look for known vulnerabilities, where their database can be reached
+	@.ci/vuln
 
 bench: ## run the benchmarks, as root
 	$(GO) test -run '^$$' -bench . $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
