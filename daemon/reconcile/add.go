@@ -57,20 +57,23 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 	}
 	a.status = pending(a.record, "being added")
 	ad := &Adding{k: k, a: a, netns: netns}
-	old, err := k.admit(ad)
+	old, owner, err := k.admit(ad)
 	if old != nil {
 		old.settle()
+	}
+	if owner != nil {
+		owner.Close() // the plugin writes there now
 	}
 	return ad, err
 }
 
 // admit makes ad's attachment one of the Keeper's and compiles its rules. It
-// returns the one that it replaces, if any.
-func (k *Keeper) admit(ad *Adding) (old *attachment, err error) {
+// returns the one that it replaces and the owner of its tables, if any.
+func (k *Keeper) admit(ad *Adding) (old *attachment, owner Owner, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.notSynced(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	key := ad.a.record.Key
 	if old = k.attachments[key]; old != nil {
@@ -80,7 +83,7 @@ func (k *Keeper) admit(ad *Adding) (old *attachment, err error) {
 	k.attachments[key] = ad.a
 	k.changed()
 	ad.Rules, ad.version = k.compile(ad.a), k.version
-	return old, nil
+	return old, k.disown(ad.a.record.NetnsID), nil
 }
 
 // vacate forgets an attachment that has r's interface under another container's

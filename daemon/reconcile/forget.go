@@ -60,7 +60,11 @@ func (k *Keeper) drop(a *attachment) error {
 		k.changed()
 	}
 	a.forget()
+	owner := k.disownLast(a.record.NetnsID)
 	k.mu.Unlock()
+	if owner != nil {
+		owner.Close()
+	}
 	a.settle()
 	return k.persist(a.record.Key)
 }

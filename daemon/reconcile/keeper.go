@@ -28,10 +28,11 @@ type Kernel struct {
 	Check      func(netns int, iface string, known nft.Known) ([]string, uint32, error)
 	Counters   func(netns int) (map[string]nft.Count, error)
 	Generation func(netns int) (uint32, error)
+	Own        func(netns int, generation uint32) (Owner, uint32, error)
 }
 
 // RealKernel is the kernel that this process runs on.
-var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation}
+var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation, Own: own}
 
 // A Keeper keeps the firewalls of this node's attachments. Its exported fields
 // are set before the first call and not changed afterwards; its methods may be
@@ -56,6 +57,7 @@ type Keeper struct {
 	world              source.World
 	synced             time.Time // of the last World; zero before the first
 	attachments        map[api.Key]*attachment
+	owners             map[store.NetnsID]Owner
 	version            uint64        // of everything that rule sets depend on
 	done               uint64        // the version that the last round reached
 	roundDone          chan struct{} // closed, and replaced, at the end of each round
@@ -72,6 +74,7 @@ func New() *Keeper {
 		Parallel:    8,
 		kick:        make(chan struct{}, 1),
 		attachments: map[api.Key]*attachment{},
+		owners:      map[store.NetnsID]Owner{},
 		roundDone:   make(chan struct{}),
 	}
 }

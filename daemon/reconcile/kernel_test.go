@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/podwall/podwall/conf/daemonconf"
 	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/netnstest"
@@ -37,11 +38,11 @@ func (b *bench) addReal(t *testing.T, p *netnstest.Pod, name string) api.Attachm
 	return a
 }
 
-// list is podwall's table as nft lists it, with the handles that a rewritten
+// list is podwall's table as nft lists it without counts, with the handles that a rewritten
 // object would change.
 func list(t *testing.T, p *netnstest.Pod) string {
 	t.Helper()
-	return p.Run(t, "nft -a list table inet podwall")
+	return p.Run(t, "nft -a -s list table inet podwall")
 }
 
 // What stands in the kernel is left alone by a restart, also after somebody else
@@ -118,5 +119,33 @@ func TestRealKernelFollowsTheWorld(t *testing.T) {
 		if got := strings.Contains(list(t, p), "10.9.9.9"); got != there {
 			t.Errorf("10.9.9.9 is in the rules: %v, want %v\n%s", got, there, list(t, p))
 		}
+	}
+}
+
+// An owned pod's rules are the daemon's alone while it runs, survive it, and are
+// put right and owned again by the next one.
+func TestRealKernelOwnsWhatItShould(t *testing.T) {
+	lab := netnstest.Bridge(t, 1)
+	p := lab.Pods[0]
+	b := onKernel(t)
+	b.SetProtection(Protection{Tamper: daemonconf.TamperOn})
+	b.addReal(t, p, "web")
+	if _, err := p.RunErr("nft flush chain inet podwall eth0/ingress"); err == nil {
+		t.Error("the rules were flushed although the daemon owns them")
+	}
+	for _, o := range b.owners {
+		o.Close() // as if the daemon were killed
+	}
+	p.Run(t, "nft flush chain inet podwall eth0/ingress")
+	b = restarted(t, b)
+	b.Kernel = RealKernel
+	b.SetProtection(Protection{Tamper: daemonconf.TamperOn})
+	b.SetWorld(source.World{Snapshot: shop(fe)})
+	b.round(t.Context())
+	if out := p.Run(t, "nft list chain inet podwall eth0/ingress"); !strings.Contains(out, "eth0/ingress/drop") {
+		t.Errorf("not repaired after the restart:\n%s", out)
+	}
+	if _, err := p.RunErr("nft flush chain inet podwall eth0/ingress"); err == nil {
+		t.Error("the rules were flushed although the daemon owns them again")
 	}
 }

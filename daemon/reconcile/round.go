@@ -134,7 +134,7 @@ func (k *Keeper) write(j job, netns int) error {
 		return nil
 	}
 	start := time.Now()
-	now, wrote, err := k.Kernel.Apply(netns, a.record.Interface, j.rules, last)
+	now, wrote, err := k.apply(a, netns, j.rules, last)
 	if err != nil {
 		return err
 	}

@@ -114,12 +114,13 @@ func commit(c *nftables.Conn, dev device, was reading, want [len(families)]rules
 		if err := c.FlushWithGenID(generation); err != nil {
 			return 0, err
 		}
-		if generation++; generation == 0 { // as the kernel counts
-			generation = 1
-		}
+		generation = following(generation)
 	}
 	return generation, nil
 }
+
+// following is the generation after g, as the kernel counts.
+func following(g uint32) uint32 { return max(g+1, 1) }
 
 // tables returns what should stand, in the order of families.
 func tables(k Known, iface string) [len(families)]ruleset.Table {

@@ -30,31 +30,51 @@ type Owner struct {
 // Own takes over podwall's tables in a namespace, as far as they were made for
 // that (RuleSet.Owned). It returns nil if none was. Tables that somebody else
 // owns are an error that matches ErrNotOurs.
-func Own(netns int) (*Owner, error) {
+//
+// Taking over is a transaction. Own returns the generation after it, if the one
+// before was the given one, else 0: the rules may have changed.
+func Own(netns int, generation uint32) (*Owner, uint32, error) {
 	c, err := open(netns)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	n := 0
+	o, next, err := own(c, generation)
+	if o == nil {
+		_ = c.CloseLasting()
+	}
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: %w", ErrNotOurs, err)
+	}
+	return o, next, err
+}
+
+func own(c *nftables.Conn, generation uint32) (*Owner, uint32, error) {
+	var ours []*nftables.Table
 	for _, f := range families {
 		t, err := c.ListTableOfFamily(ruleset.TableName, tableOf(f).Family)
 		// The kernel takes the flag owner away with the owner.
 		if err == nil && t.Flags&nftables.TableFlagPersist != 0 {
-			c.AddTable(&nftables.Table{Family: t.Family, Name: t.Name, Flags: ownable})
-			n++
+			ours = append(ours, &nftables.Table{Family: t.Family, Name: t.Name, Flags: ownable})
 		}
 	}
-	if n == 0 {
-		return nil, c.CloseLasting()
+	if len(ours) == 0 {
+		return nil, generation, nil
 	}
-	if err := c.Flush(); err != nil {
-		_ = c.CloseLasting()
-		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w: %w", ErrNotOurs, err)
+	for _, g := range []uint32{generation, 0} {
+		for _, t := range ours {
+			c.AddTable(t)
 		}
-		return nil, fmt.Errorf("own the tables: %w", err)
+		err := c.FlushWithGenID(g)
+		switch {
+		case err == nil && g != 0:
+			return &Owner{conn: c}, following(g), nil
+		case err == nil:
+			return &Owner{conn: c}, 0, nil
+		case !errors.Is(err, unix.ERESTART):
+			return nil, 0, fmt.Errorf("own the tables: %w", err)
+		}
 	}
-	return &Owner{conn: c}, nil
+	return nil, 0, fmt.Errorf("own the tables: %w", unix.ERESTART)
 }
 
 // Apply is the function of that name, with the owner's rights.
@@ -64,5 +84,10 @@ func (o *Owner) Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) 
 	return applyBy(o.conn, netns, iface, rs, last)
 }
 
-// Close gives the tables up; they stay. It does not wait for the kernel.
-func (o *Owner) Close() { done(o.conn) }
+// Close gives the tables up; they stay, and may be written to by others when it
+// returns. It waits for the kernel, up to some 15 ms.
+func (o *Owner) Close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_ = o.conn.CloseLasting()
+}

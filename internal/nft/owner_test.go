@@ -24,9 +24,12 @@ func TestOnlyTheOwnerChangesTheTables(t *testing.T) {
 	rs.Owned = true
 	now := apply(t, ns, rs, nil) // as the plugin does, and ends
 
-	owner, err := nft.Own(ns.FD())
-	if err != nil || owner == nil {
-		t.Fatalf("Own: %v, %v", owner, err)
+	owner, generation, err := nft.Own(ns.FD(), now.Generation)
+	if err != nil || owner == nil || generation == 0 {
+		t.Fatalf("Own: %v, generation %d, %v", owner, generation, err)
+	}
+	if now.Generation = generation; now.Generation != generationOf(t, ns) {
+		t.Errorf("Own says generation %d, the kernel %d", generation, generationOf(t, ns))
 	}
 	for _, harm := range tampering {
 		if _, err := ns.RunErr(harm); err == nil {
@@ -37,7 +40,7 @@ func TestOnlyTheOwnerChangesTheTables(t *testing.T) {
 	if diffs, _, err := nft.Check(ns.FD(), "eth0", *now); err != nil || len(diffs) > 0 {
 		t.Errorf("after all that: %q, %v", diffs, err)
 	}
-	if _, err := nft.Own(ns.FD()); !errors.Is(err, nft.ErrNotOurs) {
+	if _, _, err := nft.Own(ns.FD(), 0); !errors.Is(err, nft.ErrNotOurs) {
 		t.Errorf("a second owner: %v", err)
 	}
 	narrower := rs
@@ -54,9 +57,12 @@ func TestOnlyTheOwnerChangesTheTables(t *testing.T) {
 	owner.Close()
 	var again *nft.Owner
 	netnstest.Eventually(t, func() (err error) {
-		again, err = nft.Own(ns.FD())
+		again, generation, err = nft.Own(ns.FD(), then.Generation+7)
 		return err
 	})
+	if generation != 0 {
+		t.Errorf("Own says generation %d where it was another before", generation)
+	}
 	if diffs, _, err := nft.Check(ns.FD(), "eth0", then); err != nil || len(diffs) > 0 {
 		t.Errorf("taken over again: %q, %v", diffs, err)
 	}
@@ -68,13 +74,13 @@ func TestOnlyTheOwnerChangesTheTables(t *testing.T) {
 func TestOwnershipIsByNamespace(t *testing.T) {
 	ns := pod(t)
 	apply(t, ns, ruleset.RuleSet{}, nil)
-	if owner, err := nft.Own(ns.FD()); owner != nil || err != nil {
+	if owner, _, err := nft.Own(ns.FD(), 0); owner != nil || err != nil {
 		t.Errorf("Own of tables without the flags: %v, %v", owner, err)
 	}
 	ns = pod(t)
 	ns.Run(t, "ip link add net1 type veth peer name far1")
 	apply(t, ns, ruleset.RuleSet{Owned: true}, nil)
-	owner, err := nft.Own(ns.FD())
+	owner, _, err := nft.Own(ns.FD(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,4 +88,13 @@ func TestOwnershipIsByNamespace(t *testing.T) {
 	if _, _, err := owner.Apply(ns.FD(), "net1", ruleset.RuleSet{Owned: true}, nil); err != nil {
 		t.Errorf("a second interface: %v", err)
 	}
+}
+
+func generationOf(t *testing.T, ns *netnstest.NS) uint32 {
+	t.Helper()
+	g, err := nft.Generation(ns.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
