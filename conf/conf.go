@@ -1,7 +1,7 @@
 // Package conf reads the fields that people write in configuration, strictly.
 //
 // A configuration is a table of Fields: the name of each and the function that
-// takes its text. What the file's format is, JSON or YAML, is its reader's
+// takes its text, or its list. What the file's format is, JSON or YAML, is its reader's
 // affair:
 //
 //	conflist entry ──netconf.Parse─────▶ map[string]Value ─┐
@@ -11,8 +11,8 @@
 // # Contract
 //
 // No field is ignored and no value is guessed: a name that is not in the table
-// and a value that is not a string are errors, and all of them are reported at
-// once. Each is an *Error, which names the configuration and the field.
+// and a value that is not a string, or a list of strings where that is wanted,
+// are errors, and all of them are reported at once. Each is an *Error, which names the configuration and the field.
 package conf
 
 import (
@@ -48,13 +48,20 @@ var ErrUnknown = errors.New("unknown field")
 
 // A Value is what stands in a field.
 type Value struct {
-	Text   string // the string, or any other value as written
-	String bool   // Text is a string's
+	Text   string   // the string, or any other value as written
+	String bool     // Text is a string's
+	List   []string // not nil if the value is a list of strings: these
 }
 
-// Fields are those that a configuration may have: by name, what parses the text
-// and keeps the result.
-type Fields map[string]func(text string) error
+// A Field parses what stands in it and keeps the result. One of its functions is
+// nil.
+type Field struct {
+	Text func(text string) error
+	List func(elements []string) error
+}
+
+// Fields are those that a configuration may have, by name.
+type Fields map[string]Field
 
 // Set gives each value to its field. Every value that has no field or that its
 // field refuses is an *Error in the joined result, in the order of their names.
@@ -69,15 +76,32 @@ func (f Fields) Set(object string, values map[string]Value) error {
 }
 
 func (f Fields) set(name string, v Value) error {
-	set, ok := f[name]
+	field, ok := f[name]
 	if !ok {
 		known := strings.Join(slices.Sorted(maps.Keys(f)), ", ")
 		return fmt.Errorf("%w with value %s: want one of %s", ErrUnknown, Quote(v.Text), known)
 	}
-	if !v.String {
+	switch {
+	case field.List == nil && v.String:
+		return field.Text(v.Text)
+	case field.List == nil:
 		return fmt.Errorf("%s: want a string", Quote(v.Text))
+	case v.List == nil:
+		return fmt.Errorf("%s: want a list of strings", Quote(v.Text))
 	}
-	return set(v.Text)
+	return field.List(v.List)
+}
+
+// SetFlag gives f what stands after a flag, where the elements of a list are
+// separated by commas.
+func (f Field) SetFlag(text string) error {
+	switch {
+	case f.List == nil:
+		return f.Text(text)
+	case text == "":
+		return f.List(nil)
+	}
+	return f.List(strings.Split(text, ","))
 }
 
 // Quote is text in quotes, cut where a person has seen enough of it.
@@ -90,13 +114,27 @@ func Quote(text string) string {
 }
 
 // Text returns a field that v reads.
-func Text(v encoding.TextUnmarshaler) func(string) error {
-	return func(s string) error { return v.UnmarshalText([]byte(s)) }
+func Text(v encoding.TextUnmarshaler) Field {
+	return Field{Text: func(s string) error { return v.UnmarshalText([]byte(s)) }}
+}
+
+// List returns a field that holds a list of strings, each of which check admits,
+// in *dst. An empty list is nil there.
+func List(dst *[]string, check func(element string) error) Field {
+	return Field{List: func(elements []string) error {
+		for _, e := range elements {
+			if err := check(e); err != nil {
+				return err
+			}
+		}
+		*dst = append([]string(nil), elements...)
+		return nil
+	}}
 }
 
 // Path returns a field that holds an absolute path, in *dst.
-func Path(dst *string) func(string) error {
-	return func(s string) error {
+func Path(dst *string) Field {
+	return Field{Text: func(s string) error {
 		if !filepath.IsAbs(s) {
 			return fmt.Errorf("%s: want an absolute path", Quote(s))
 		}
@@ -105,19 +143,19 @@ func Path(dst *string) func(string) error {
 		}
 		*dst = filepath.Clean(s)
 		return nil
-	}
+	}}
 }
 
 // Socket returns a field that holds the path of a unix socket, in *dst.
-func Socket(dst *string) func(string) error {
+func Socket(dst *string) Field {
 	// The kernel's sockaddr_un holds 108 bytes, the last of them zero.
 	const longest = 107
-	return func(s string) error {
+	return Field{Text: func(s string) error {
 		if len(s) > longest {
 			return fmt.Errorf("%s: a socket's path has at most %d bytes, this one %d", Quote(s), longest, len(s))
 		}
-		return Path(dst)(s)
-	}
+		return Path(dst).Text(s)
+	}}
 }
 
 // OneOf returns the index in names of the one that text is, for the

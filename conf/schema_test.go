@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -27,7 +26,7 @@ type format struct {
 	file, title string
 	dir         string // where the type and its comments are
 	value       any
-	parse       func(fields map[string]string) (any, error)
+	parse       func(fields map[string]any) (any, error)
 }
 
 var formats = []format{
@@ -35,8 +34,8 @@ var formats = []format{
 	{"podwalld.schema.json", "podwalld's configuration file", "daemonconf", daemonconf.Config{}, parseConfig},
 }
 
-func parseEntry(fields map[string]string) (any, error) {
-	in := map[string]string{"name": "k8s"}
+func parseEntry(fields map[string]any) (any, error) {
+	in := map[string]any{"name": "k8s"}
 	for k, v := range fields {
 		in[k] = v
 	}
@@ -48,7 +47,7 @@ func parseEntry(fields map[string]string) (any, error) {
 	return c.Entry, err
 }
 
-func parseConfig(fields map[string]string) (any, error) {
+func parseConfig(fields map[string]any) (any, error) {
 	b, err := json.Marshal(fields) // which is YAML too
 	if err != nil {
 		return nil, err
@@ -119,27 +118,41 @@ func TestSchemasAreOfTheParsers(t *testing.T) {
 				t.Fatal("no properties")
 			}
 			for p := s.Properties.Oldest(); p != nil; p = p.Next() {
-				if p.Value.Type != "string" || p.Value.Description == "" {
-					t.Errorf("%s is a %q, described %q; want a described string", p.Key, p.Value.Type, p.Value.Description)
-				}
-				if d := p.Value.Default; d != nil {
-					if got, err := f.parse(map[string]string{p.Key: fmt.Sprint(d)}); err != nil || !reflect.DeepEqual(got, zero) {
-						t.Errorf("with its default, %s: %v, the result is %+v, %v; want %+v", p.Key, d, got, err, zero)
-					}
-				}
-				for _, v := range p.Value.Enum {
-					if _, err := f.parse(map[string]string{p.Key: fmt.Sprint(v)}); err != nil {
-						t.Errorf("%s: %v: %v", p.Key, v, err)
-					}
-				}
-				bad := "\x00 no value of anything"
-				if _, err := f.parse(map[string]string{p.Key: bad}); (err == nil) != (p.Key == "type") {
-					t.Errorf("%s: %q: %v", p.Key, bad, err)
-				}
+				f.checkProperty(t, p.Key, p.Value, zero)
 			}
-			if _, err := f.parse(map[string]string{"unheardOf": "x"}); !errors.Is(err, conf.ErrUnknown) {
+			if _, err := f.parse(map[string]any{"unheardOf": "x"}); !errors.Is(err, conf.ErrUnknown) {
 				t.Errorf("a field that is in no schema: %v", err)
 			}
 		})
+	}
+}
+
+// checkProperty compares what the schema and the parser say about one field. zero
+// is what a configuration without fields is read as.
+func (f format) checkProperty(t *testing.T, name string, p *jsonschema.Schema, zero any) {
+	t.Helper()
+	list := p.Type == "array"
+	if (p.Type != "string" && (!list || p.Items.Type != "string")) || p.Description == "" {
+		t.Errorf("%s is a %q, described %q; want a described string, or list of strings", name, p.Type, p.Description)
+	}
+	if d := p.Default; d != nil {
+		if got, err := f.parse(map[string]any{name: d}); err != nil || !reflect.DeepEqual(got, zero) {
+			t.Errorf("with its default, %s: %v, the result is %+v, %v; want %+v", name, d, got, err, zero)
+		}
+	}
+	good, bad := p.Enum, any("\x00 no value of anything")
+	if list {
+		bad = []any{bad}
+		for _, v := range p.Items.Enum {
+			good = append(good, []any{v})
+		}
+	}
+	for _, v := range good {
+		if _, err := f.parse(map[string]any{name: v}); err != nil {
+			t.Errorf("%s: %v: %v", name, v, err)
+		}
+	}
+	if _, err := f.parse(map[string]any{name: bad}); (err == nil) != (name == "type") {
+		t.Errorf("%s: %q: %v", name, bad, err)
 	}
 }

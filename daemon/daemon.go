@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 
@@ -241,8 +242,9 @@ func (d *daemon) reload() {
 	d.keeper.SetProtection(protection(cfg))
 	was := d.cfg
 	was.LogLevel, was.NodeEgress, was.TamperProtection = cfg.LogLevel, cfg.NodeEgress, cfg.TamperProtection
-	if was != cfg {
-		d.log.Warn("configuration read again: only logLevel, nodeEgress and tamperProtection change without a restart")
+	was.PodAnnotations, was.SandboxedRuntimes, was.SandboxedPods = cfg.PodAnnotations, cfg.SandboxedRuntimes, cfg.SandboxedPods
+	if !reflect.DeepEqual(was, cfg) {
+		d.log.Warn("configuration read again: only logLevel, nodeEgress, tamperProtection, podAnnotations, sandboxedRuntimes and sandboxedPods change without a restart")
 		return
 	}
 	d.log.Info("configuration read again")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -33,6 +34,12 @@ func valuesOf(f daemonconf.Field) (inFile, asFlag string) {
 		return "allow", "policy"
 	case "tamper-protection":
 		return "off", "on"
+	case "pod-annotations":
+		return "[raw-sockets]", "raw-sockets,raw-sockets"
+	case "sandboxed-runtimes":
+		return "[a,b]", "c,d-*"
+	case "sandboxed-pods":
+		return "report", "refuse"
 	case "metrics-address":
 		return "127.0.0.1:1", "127.0.0.1:2"
 	case "node-name":
@@ -64,14 +71,14 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, args := range [][]string{{"--" + f.Flag, asFlag}, {"--config", file, "--" + f.Flag + "=" + asFlag}, {"--" + f.Flag, asFlag, "--config", file}} {
-				if got := config(args...); got != want {
+				if got := config(args...); !reflect.DeepEqual(got, want) {
 					t.Errorf("%v gives %+v, want %+v", args, got, want)
 				}
 			}
-			if err := want.Set(f.Flag, inFile); err != nil {
+			if err := want.Set(f.Flag, strings.Trim(inFile, "[]")); err != nil {
 				t.Fatal(err)
 			}
-			if got := config("--config", file); got != want {
+			if got := config("--config", file); !reflect.DeepEqual(got, want) {
 				t.Errorf("the file gives %+v, want %+v", got, want)
 			}
 		})
@@ -144,7 +151,7 @@ func TestNodeName(t *testing.T) {
 		t.Fatal(err)
 	}
 	for configured, want := range map[string]string{"worker-1": "worker-1", "": strings.ToLower(host)} {
-		if got, err := nodeName(configured); err != nil || got != want {
+		if got, err := nodeName(configured); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("nodeName(%q) = %q, %v; want %q", configured, got, err, want)
 		}
 	}

@@ -11,7 +11,8 @@
 // compares fields.
 //
 // The file is one YAML document. A field that does not exist, one that is given
-// twice and one that is not a string are errors that name it.
+// twice and one that is not a string, or not a list of strings where that is
+// wanted, are errors that name it. As a flag a list is written with commas.
 package daemonconf
 
 import (
@@ -56,19 +57,32 @@ type Config struct {
 	NodeEgress NodeEgress `json:"nodeEgress,omitempty" jsonschema:"default=allow,enum=allow,enum=policy"`
 	// TamperProtection says whose tables only podwalld may change: every pod's (on), those of pods that may have CAP_NET_ADMIN (auto), or none (off).
 	TamperProtection TamperProtection `json:"tamperProtection,omitempty" jsonschema:"default=auto,enum=auto,enum=on,enum=off"`
+	// PodAnnotations are those, of podwall.io/…, by which pods may change their own firewall.
+	PodAnnotations []string `json:"podAnnotations,omitempty" jsonschema:"enum=raw-sockets"`
+	// SandboxedRuntimes are the runtime classes whose pods' traffic does not pass the rules in their namespace; * stands for any text, ? for any character.
+	SandboxedRuntimes []string `json:"sandboxedRuntimes,omitempty" jsonschema:"default=kata,default=kata-*,default=gvisor,default=runsc,pattern=^[-a-z0-9.*?]+$"`
+	// SandboxedPods says what becomes of a pod whose traffic does not pass the rules in its namespace: it does not start, or it is reported as Unprotected.
+	SandboxedPods SandboxedPods `json:"sandboxedPods,omitempty" jsonschema:"default=refuse,enum=refuse,enum=report"`
 }
+
+// AnnotationRawSockets is the one of PodAnnotations that permits
+// podwall.io/raw-sockets: allow, which does for one pod what rawSockets does in
+// the conflist.
+const AnnotationRawSockets = "raw-sockets"
 
 // Default returns what an empty file means.
 func Default() Config {
 	return Config{
-		Socket:           "/run/podwall/podwalld.sock",
-		StateDir:         "/var/lib/podwall",
-		CNICacheDir:      "/var/lib/cni",
-		MetricsAddress:   "127.0.0.1:9469",
-		LogLevel:         slog.LevelInfo,
-		LogFormat:        LogText,
-		NodeEgress:       NodeEgressAllow,
-		TamperProtection: TamperAuto,
+		Socket:            "/run/podwall/podwalld.sock",
+		StateDir:          "/var/lib/podwall",
+		CNICacheDir:       "/var/lib/cni",
+		MetricsAddress:    "127.0.0.1:9469",
+		LogLevel:          slog.LevelInfo,
+		LogFormat:         LogText,
+		NodeEgress:        NodeEgressAllow,
+		TamperProtection:  TamperAuto,
+		SandboxedRuntimes: []string{"kata", "kata-*", "gvisor", "runsc"},
+		SandboxedPods:     SandboxedRefuse,
 	}
 }
 
@@ -95,34 +109,57 @@ func Fields() []Field {
 		{"logFormat", "log-format", "text", "text or json", false},
 		{"nodeEgress", "node-egress", "allow", "whether pods may reach their own node: allow, or by policy", false},
 		{"tamperProtection", "tamper-protection", "auto", "whose tables only podwalld may change: auto (CAP_NET_ADMIN), on or off", false},
+		{"podAnnotations", "pod-annotations", "", "what pods may ask for by annotation, separated by commas: raw-sockets", false},
+		{"sandboxedRuntimes", "sandboxed-runtimes", "kata,kata-*,gvisor,runsc", "runtime classes whose pods' traffic does not pass the rules in their namespace", false},
+		{"sandboxedPods", "sandboxed-pods", "refuse", "what becomes of such pods: refuse, or report", false},
 	}
 }
 
 func (c *Config) fields() conf.Fields {
 	return conf.Fields{
-		"socket":           conf.Socket(&c.Socket),
-		"stateDir":         conf.Path(&c.StateDir),
-		"policyDir":        optionalPath(&c.PolicyDir),
-		"kubeconfig":       optionalPath(&c.Kubeconfig),
-		"nodeName":         c.setNodeName,
-		"cniCacheDir":      conf.Path(&c.CNICacheDir),
-		"metricsAddress":   c.setMetricsAddress,
-		"logLevel":         c.setLogLevel,
-		"logFormat":        conf.Text(&c.LogFormat),
-		"nodeEgress":       conf.Text(&c.NodeEgress),
-		"tamperProtection": conf.Text(&c.TamperProtection),
+		"socket":            conf.Socket(&c.Socket),
+		"stateDir":          conf.Path(&c.StateDir),
+		"policyDir":         optionalPath(&c.PolicyDir),
+		"kubeconfig":        optionalPath(&c.Kubeconfig),
+		"nodeName":          {Text: c.setNodeName},
+		"cniCacheDir":       conf.Path(&c.CNICacheDir),
+		"metricsAddress":    {Text: c.setMetricsAddress},
+		"logLevel":          {Text: c.setLogLevel},
+		"logFormat":         conf.Text(&c.LogFormat),
+		"nodeEgress":        conf.Text(&c.NodeEgress),
+		"tamperProtection":  conf.Text(&c.TamperProtection),
+		"podAnnotations":    conf.List(&c.PodAnnotations, checkAnnotation),
+		"sandboxedRuntimes": conf.List(&c.SandboxedRuntimes, checkRuntime),
+		"sandboxedPods":     conf.Text(&c.SandboxedPods),
 	}
 }
 
 // optionalPath is a path or, empty, the absence of one.
-func optionalPath(dst *string) func(string) error {
-	return func(s string) error {
+func optionalPath(dst *string) conf.Field {
+	return conf.Field{Text: func(s string) error {
 		if s == "" {
 			*dst = ""
 			return nil
 		}
-		return conf.Path(dst)(s)
+		return conf.Path(dst).Text(s)
+	}}
+}
+
+// checkAnnotation admits the names of the annotations that there are.
+func checkAnnotation(name string) error {
+	if name != AnnotationRawSockets {
+		return fmt.Errorf("%s: want %s", conf.Quote(name), AnnotationRawSockets)
 	}
+	return nil
+}
+
+// checkRuntime admits what may match the name of a runtime class.
+func checkRuntime(pattern string) error {
+	other := func(r rune) bool { return notInNames(r) && r != '*' && r != '?' }
+	if pattern == "" || strings.ContainsFunc(pattern, other) {
+		return fmt.Errorf("%s: want a runtime class's name of a-z, 0-9, '-' and '.', with '*' for any text and '?' for any character", conf.Quote(pattern))
+	}
+	return nil
 }
 
 func (c *Config) setNodeName(s string) error {
@@ -201,8 +238,8 @@ func decode(content []byte) (map[string]conf.Value, error) {
 	return values, nil
 }
 
-// value keeps a string as it is, also through an alias; of all else only what is
-// written, for the error.
+// value keeps a string as it is, and a list of strings, also through aliases; of
+// all else only what is written, for the error.
 func value(n *yaml.Node) conf.Value {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -211,7 +248,23 @@ func value(n *yaml.Node) conf.Value {
 		return conf.Value{Text: n.Value, String: n.ShortTag() == "!!str"}
 	}
 	b, _ := yaml.Marshal(n) // what can't be written again is reported as empty
-	return conf.Value{Text: strings.TrimSpace(string(b))}
+	return conf.Value{Text: strings.TrimSpace(string(b)), List: list(n)}
+}
+
+// list is n's elements if n is a list of strings, else nil.
+func list(n *yaml.Node) []string {
+	if n.Kind != yaml.SequenceNode {
+		return nil
+	}
+	elements := []string{}
+	for _, e := range n.Content {
+		v := value(e)
+		if !v.String {
+			return nil
+		}
+		elements = append(elements, v.Text)
+	}
+	return elements
 }
 
 // Set gives text to the field that belongs to the flag. Its errors name the flag.
@@ -228,7 +281,7 @@ func (c *Config) Set(flag, text string) error {
 		}
 		text = abs
 	}
-	if err := c.fields()[fields[i].Name](text); err != nil {
+	if err := c.fields()[fields[i].Name].SetFlag(text); err != nil {
 		return fmt.Errorf("flag --%s: %w", flag, err)
 	}
 	return nil

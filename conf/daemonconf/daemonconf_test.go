@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,12 +34,16 @@ func TestParse(t *testing.T) {
 		{"the node by policy", "nodeEgress: policy", with(func(c *Config) { c.NodeEgress = NodeEgressByPolicy })},
 		{"every table ours", "tamperProtection: on", with(func(c *Config) { c.TamperProtection = TamperOn })},
 		{"no table ours", `{"tamperProtection": "off"}`, with(func(c *Config) { c.TamperProtection = TamperOff })},
+		{"what pods may ask for", "podAnnotations: [raw-sockets]", with(func(c *Config) { c.PodAnnotations = []string{"raw-sockets"} })},
+		{"no runtime is sandboxed", "sandboxedRuntimes: []", with(func(c *Config) { c.SandboxedRuntimes = nil })},
+		{"other runtimes, as a block", "sandboxedRuntimes:\n- &n nabla\n- *n\n- vm-?", with(func(c *Config) { c.SandboxedRuntimes = []string{"nabla", "nabla", "vm-?"} })},
+		{"sandboxed pods start", "sandboxedPods: report", with(func(c *Config) { c.SandboxedPods = SandboxedReport })},
 		{"an alias", "policyDir: &d /p\nstateDir: *d", with(func(c *Config) { c.PolicyDir, c.StateDir = "/p", "/p" })},
 		{"JSON", `{"nodeName": "n1"}`, with(func(c *Config) { c.NodeName = "n1" })},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got, err := Parse("f", []byte(tt.in)); err != nil || got != tt.want {
+			if got, err := Parse("f", []byte(tt.in)); err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got  %+v, %v\nwant %+v", got, err, tt.want)
 			}
 		})
@@ -55,6 +61,15 @@ func TestErrors(t *testing.T) {
 		{"nothing", "nodeName:", `f: field nodeName: "": want a string`},
 		{"date", "nodeName: 2020-01-01", `f: field nodeName: "2020-01-01": want a string`},
 		{"list", "policyDir: [a]", `f: field policyDir: "[a]": want a string`},
+		{"string for a list", "podAnnotations: raw-sockets", `f: field podAnnotations: "raw-sockets": want a list of strings`},
+		{"nothing for a list", "podAnnotations:", `f: field podAnnotations: "": want a list of strings`},
+		{"list of numbers", "sandboxedRuntimes: [a, 1]", `f: field sandboxedRuntimes: "[a, 1]": want a list of strings`},
+		{"list of lists", "sandboxedRuntimes: [[a]]", `f: field sandboxedRuntimes: "[[a]]": want a list of strings`},
+		{"an annotation that there is not", "podAnnotations: [podwall.io/raw-sockets]", `f: field podAnnotations: "podwall.io/raw-sockets": want raw-sockets`},
+		{"a runtime without name", `sandboxedRuntimes: [""]`, `f: field sandboxedRuntimes: "": want a runtime class's name`},
+		{"a runtime in brackets", `sandboxedRuntimes: ["kata[", a]`, `f: field sandboxedRuntimes: "kata[": want a runtime class's name`},
+		{"sandboxed pods", `sandboxedPods: allow`, `f: field sandboxedPods: "allow": want refuse or report`},
+		{"tamper protection", `tamperProtection: yes`, `f: field tamperProtection: "yes": want on, auto or off`},
 		{"relative path", "policyDir: policies", `f: field policyDir: "policies": want an absolute path`},
 		{"no port", "metricsAddress: localhost", `f: field metricsAddress: "localhost": want host:port`},
 		{"wrong port", "metricsAddress: localhost:99999", `f: field metricsAddress: "localhost:99999": want a port of 0 to 65535`},
@@ -71,7 +86,7 @@ func TestErrors(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, tt.want)
 			}
 			var ce *conf.Error
-			if !errors.As(err, &ce) || c != (Config{}) {
+			if !errors.As(err, &ce) || !reflect.DeepEqual(c, Config{}) {
 				t.Errorf("%T with %+v, want a conf.Error and nothing", err, c)
 			}
 		})
@@ -96,7 +111,7 @@ func TestFlags(t *testing.T) {
 	c := Default()
 	fields := c.fields()
 	for _, f := range Fields() {
-		if fields[f.Name] == nil {
+		if field := fields[f.Name]; (field.Text == nil) == (field.List == nil) {
 			t.Errorf("%s is no field", f.Name)
 		}
 		delete(fields, f.Name)
@@ -107,7 +122,7 @@ func TestFlags(t *testing.T) {
 			t.Errorf("its default: %v", err)
 		}
 	}
-	if c != Default() {
+	if !reflect.DeepEqual(c, Default()) {
 		t.Errorf("all flags at their defaults give %+v, want %+v", c, Default())
 	}
 	if len(fields) > 0 {
@@ -140,6 +155,15 @@ func TestSet(t *testing.T) {
 	if err := c.Set("log-level", "loud"); err == nil || err.Error() != `flag --log-level: "loud": want debug, info, warn or error` {
 		t.Errorf("wrong value: %v", err)
 	}
+	if err := c.Set("sandboxed-runtimes", "kata,vm-*"); err != nil || !slices.Equal(c.SandboxedRuntimes, []string{"kata", "vm-*"}) {
+		t.Errorf("a list is %q, %v", c.SandboxedRuntimes, err)
+	}
+	if err := c.Set("sandboxed-runtimes", ""); err != nil || c.SandboxedRuntimes != nil {
+		t.Errorf("an empty list is %q, %v", c.SandboxedRuntimes, err)
+	}
+	if err := c.Set("pod-annotations", "raw-sockets,"); err == nil || err.Error() != `flag --pod-annotations: "": want raw-sockets` {
+		t.Errorf("a comma too many: %v", err)
+	}
 	if err := c.Set("logLevel", "info"); !errors.Is(err, conf.ErrUnknown) {
 		t.Errorf("no flag: %v", err)
 	}
@@ -164,7 +188,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("--- {}\n---\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := Parse("f", b)
-		if (err == nil) == (c == Config{}) {
+		if (err == nil) == reflect.DeepEqual(c, Config{}) {
 			t.Errorf("Parse(%q) = %+v, %v", b, c, err)
 		}
 		if err == nil && (!filepath.IsAbs(c.Socket) || !filepath.IsAbs(c.StateDir) || !filepath.IsAbs(c.CNICacheDir)) {

@@ -78,3 +78,29 @@ func (e *NodeEgress) UnmarshalText(b []byte) error {
 	}
 	return err
 }
+
+// SandboxedPods says what becomes of pods whose traffic does not pass the rules
+// in their network namespace.
+type SandboxedPods uint8
+
+const (
+	SandboxedRefuse SandboxedPods = iota // they do not start; the zero SandboxedPods
+	SandboxedReport                      // they start, and are reported as Unprotected
+)
+
+var sandboxedNames = []string{SandboxedRefuse: "refuse", SandboxedReport: "report"}
+
+// String is "refuse" or "report".
+func (p SandboxedPods) String() string { return sandboxedNames[p] }
+
+// MarshalText writes "refuse" or "report".
+func (p SandboxedPods) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (p *SandboxedPods) UnmarshalText(b []byte) error {
+	i, err := conf.OneOf(b, sandboxedNames...)
+	if err == nil {
+		*p = SandboxedPods(i)
+	}
+	return err
+}

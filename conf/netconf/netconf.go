@@ -37,6 +37,8 @@ type Entry struct {
 	FailurePolicy FailurePolicy `json:"failurePolicy,omitempty" jsonschema:"default=closed,enum=closed,enum=open"`
 	// Namespace is the namespace of pods that come without Kubernetes' arguments.
 	Namespace string `json:"namespace,omitempty" jsonschema:"default=default,minLength=1,maxLength=63,pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"`
+	// RawSockets says whether pods of this network may send whole frames, from any source address, past their rules. DHCP clients and virtual machines bridged inside a pod need that.
+	RawSockets RawSockets `json:"rawSockets,omitempty" jsonschema:"default=deny,enum=deny,enum=allow"`
 }
 
 // Default returns what an entry without fields means.
@@ -47,10 +49,11 @@ func Default() Entry {
 // fields is the entry as a table.
 func (e *Entry) fields() conf.Fields {
 	return conf.Fields{
-		"type":          func(s string) error { e.Type = s; return nil },
+		"type":          {Text: func(s string) error { e.Type = s; return nil }},
 		"socket":        conf.Socket(&e.Socket),
 		"failurePolicy": conf.Text(&e.FailurePolicy),
-		"namespace":     e.setNamespace,
+		"namespace":     {Text: e.setNamespace},
+		"rawSockets":    conf.Text(&e.RawSockets),
 	}
 }
 
@@ -90,6 +93,31 @@ func (p *FailurePolicy) UnmarshalText(b []byte) error {
 	i, err := conf.OneOf(b, policyNames...)
 	if err == nil {
 		*p = FailurePolicy(i)
+	}
+	return err
+}
+
+// RawSockets says whether a pod may send whole frames, past its rules.
+type RawSockets uint8
+
+const (
+	RawDeny  RawSockets = iota // the zero RawSockets: only what the IP stack sends, from the pod's own addresses
+	RawAllow                   // anything
+)
+
+var rawNames = []string{RawDeny: "deny", RawAllow: "allow"}
+
+// String is "deny" or "allow".
+func (r RawSockets) String() string { return rawNames[r] }
+
+// MarshalText writes "deny" or "allow".
+func (r RawSockets) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (r *RawSockets) UnmarshalText(b []byte) error {
+	i, err := conf.OneOf(b, rawNames...)
+	if err == nil {
+		*r = RawSockets(i)
 	}
 	return err
 }

@@ -22,8 +22,8 @@ func TestParse(t *testing.T) {
 		want     Conf
 	}{
 		{"an entry without fields has the defaults", `{"name": "k8s"}`, Conf{Network: "k8s", Entry: Default()}},
-		{"all fields", `{"name": "k8s", "type": "pw", "socket": "/a//b", "failurePolicy": "open", "namespace": "lab-1", "cniVersion": "1.0.0"}`,
-			Conf{Network: "k8s", CNIVersion: "1.0.0", Entry: Entry{"pw", "/a/b", Open, "lab-1"}}},
+		{"all fields", `{"name": "k8s", "type": "pw", "socket": "/a//b", "failurePolicy": "open", "namespace": "lab-1", "rawSockets": "allow", "cniVersion": "1.0.0"}`,
+			Conf{Network: "k8s", CNIVersion: "1.0.0", Entry: Entry{"pw", "/a/b", Open, "lab-1", RawAllow}}},
 		{"what runtimes add", `{"name": "k8s", "runtimeConfig": {"x": 1}, "args": {"cni": {}}, "cni.dev/anything": 5}`,
 			Conf{Network: "k8s", Entry: Default()}},
 		{"closed, said", `{"name": "k8s", "failurePolicy": "closed"}`,
@@ -49,8 +49,11 @@ func TestErrors(t *testing.T) {
 		{"misspelt value", `{"name": "k8s", "failurePolicy": "opne"}`, `network "k8s": field failurePolicy: "opne": want closed or open`},
 		{"value in capitals", `{"name": "k8s", "failurePolicy": "Open"}`, `network "k8s": field failurePolicy: "Open": want closed or open`},
 		{"misspelt name", `{"name": "k8s", "failurepolicy": "open"}`,
-			`network "k8s": field failurepolicy: unknown field with value "open": want one of failurePolicy, namespace, socket, type`},
+			`network "k8s": field failurepolicy: unknown field with value "open": want one of failurePolicy, namespace, rawSockets, socket, type`},
 		{"number", `{"name": "k8s", "socket": 5}`, `network "k8s": field socket: "5": want a string`},
+		{"a word that means no", `{"name": "k8s", "rawSockets": "no"}`, `network "k8s": field rawSockets: "no": want deny or allow`},
+		{"true", `{"name": "k8s", "rawSockets": true}`, `network "k8s": field rawSockets: "true": want a string`},
+		{"list", `{"name": "k8s", "rawSockets": ["allow"]}`, `network "k8s": field rawSockets: "[\"allow\"]": want a string`},
 		{"null", `{"name": "k8s", "failurePolicy": null}`, `network "k8s": field failurePolicy: "null": want a string`},
 		{"object", `{"name": "k8s", "namespace": {}}`, `network "k8s": field namespace: "{}": want a string`},
 		{"relative path", `{"name": "k8s", "socket": "s"}`, `network "k8s": field socket: "s": want an absolute path`},
@@ -63,7 +66,7 @@ func TestErrors(t *testing.T) {
 		{"no network", `{}`, `network "": field name: want the network's name`},
 		{"wrong network", `{"name": 1}`, `network "": field name: json: cannot unmarshal number into Go value of type string`},
 		{"all at once, in order", `{"name": "k8s", "socket": 5, "a": 1}`,
-			`network "k8s": field a: unknown field with value "1": want one of failurePolicy, namespace, socket, type` + "\n" +
+			`network "k8s": field a: unknown field with value "1": want one of failurePolicy, namespace, rawSockets, socket, type` + "\n" +
 				`network "k8s": field socket: "5": want a string`},
 		{"no JSON", `rubbish`, `network "": configuration: invalid character 'r' looking for beginning of value`},
 	}
@@ -95,8 +98,10 @@ func TestErrorsLeaveTheRest(t *testing.T) {
 }
 
 func TestZeroIsClosed(t *testing.T) {
-	if (Entry{}).FailurePolicy != Closed || Default().FailurePolicy != Closed {
-		t.Error("an entry that says nothing is open")
+	for _, e := range []Entry{{}, Default()} {
+		if e.FailurePolicy != Closed || e.RawSockets != RawDeny {
+			t.Errorf("an entry that says nothing is open: %+v", e)
+		}
 	}
 }
 
@@ -110,7 +115,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			c.PrevResult = nil
 		}
-		if !strings.HasPrefix(c.Socket, "/") || !isLabel(c.Namespace) || c.FailurePolicy > Open {
+		if !strings.HasPrefix(c.Socket, "/") || !isLabel(c.Namespace) || c.FailurePolicy > Open || c.RawSockets > RawAllow {
 			t.Errorf("Parse(%q) = %+v, %v", b, c, err)
 		}
 		if c.FailurePolicy == Open && !strings.Contains(string(b), "\\u") && !strings.Contains(string(b), `"open"`) {
