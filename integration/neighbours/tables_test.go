@@ -188,14 +188,30 @@ end`, prio), when == "before")
 	}
 }
 
+// Somebody may also write the whole mark, epoch and all, at every packet. Then
+// every packet is judged again, and verdicts are what they were.
+func TestOthersOverwriteTheEpoch(t *testing.T) {
+	t.Parallel()
+	for _, when := range []string{"before", "after"} {
+		t.Run(when+" ADD", func(t *testing.T) {
+			t.Parallel()
+			b := newBlock(t)
+			b.addApp(t, iptables("nft", "-t mangle -A PREROUTING -j CONNMARK --set-mark 0x539")+
+				iptables("nft", "-t mangle -A POSTROUTING -j CONNMARK --set-mark 0x539"), when == "before")
+			b.judged(t)
+		})
+	}
+}
+
 // mustMark looks for a flow's accepted connections: all carry low beside podwall's
 // epoch.
 func mustMark(t *testing.T, marks, name, tuple string, low uint32) {
 	t.Helper()
 	found := 0
 	for line := range strings.Lines(marks) {
+		original, _, _ := strings.Cut(line, "sport=") // the other direction follows
 		_, after, ok := strings.Cut(line, "mark=")
-		if !ok || !strings.Contains(line[:strings.Index(line, "sport=")], tuple+" ") { // the original direction comes first
+		if !ok || !strings.Contains(original, tuple+" ") {
 			continue
 		}
 		var mark uint32
