@@ -81,8 +81,8 @@ func newField(t *testing.T) *field {
 	return newFieldNamed(t, strings.ToLower(strings.TrimPrefix(t.Name(), "Test")))
 }
 
-// newFieldNamed is newField for a test that needs several.
-func newFieldNamed(t *testing.T, name string) *field {
+// newFieldNamed is newField for a test that needs several, or podwalld with flags.
+func newFieldNamed(t *testing.T, name string, flags ...string) *field {
 	t.Helper()
 	n, err := lab.NewNode(name)
 	if err != nil {
@@ -97,7 +97,7 @@ func newFieldNamed(t *testing.T, name string) *field {
 		}
 	})
 	must(t, n.WriteManifest("policies.yaml", policies))
-	must(t, n.Start(t.Context()))
+	must(t, n.Start(t.Context(), flags...))
 	f := &field{Node: n, here: listen(t, n.Netns), beyond: listen(t, n.World)}
 	f.free = f.add(t, n.Network().WithChain(), "open", "free")
 	f.neighbour = f.add(t, n.Network().WithChain(), "open", "neighbour")
@@ -206,8 +206,8 @@ func (tp *tap) read(file *os.File) {
 // tokenStart is what all tokens begin with.
 const tokenStart = "podwall-token:"
 
-// token is bytes that no other packet has.
-func token() []byte { return []byte(tokenStart + rand.Text()[:16]) }
+// newToken returns bytes that no other packet has.
+func newToken() []byte { return []byte(tokenStart + rand.Text()[:16]) }
 
 func (tp *tap) note(frame []byte) {
 	for {

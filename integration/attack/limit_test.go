@@ -2,11 +2,14 @@ package attack
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/integration/attack/intruder"
 	"github.com/podwall/podwall/integration/lab"
@@ -21,7 +24,7 @@ func TestLimit(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			t.Parallel()
 			a.succeed(t, f, f.unprotected(t))
-			token := token()
+			token := newToken()
 			p := f.protected(t, "jail")
 			refused := p.act(t, a.act(f, p, token), a.needs)
 			if !arrives(a.target(f), token) {
@@ -78,7 +81,7 @@ func TestSniffing(t *testing.T) {
 	t.Parallel()
 	f := newField(t)
 	p := f.protected(t, "jail")
-	token := token()
+	token := newToken()
 	ctx, cancel := context.WithTimeout(t.Context(), settling)
 	defer cancel()
 	cmd, err := intruder.Command(ctx, intruder.Act{Sniff: token}, intruder.NetRaw)
@@ -102,5 +105,28 @@ func TestSniffing(t *testing.T) {
 	must(t, socket.SetReadDeadline(time.Now().Add(silence)))
 	if _, _, err := socket.ReadFrom(make([]byte, 100)); err == nil {
 		t.Error("a socket received what policy denies")
+	}
+}
+
+// Where rawSockets is allow, frames leave, whatever policy says.
+func TestRawSocketsAllowed(t *testing.T) {
+	t.Parallel()
+	f := newField(t)
+	entry := f.Podwall()
+	entry["rawSockets"] = "allow"
+	p := f.add(t, f.Network().WithChain(entry), "jail", "trusted")
+	eventually(t, func() error {
+		token := newToken()
+		err := p.act(t, frame{kind: unix.SOCK_RAW, told: etherIPv4}.to(f, whole(f, p, token)), []int{intruder.NetRaw})
+		if !arrives(f.there, token) {
+			return cmp.Or(err, errSilence)
+		}
+		return nil
+	})
+	// It is not a way around the rules for packets.
+	token := newToken()
+	knock(t, p, token)
+	if arrives(f.here, token) {
+		t.Error("what policy denies leaves the pod through the IP stack")
 	}
 }

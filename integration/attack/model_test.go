@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/parser"
-	gotoken "go/token"
+	"go/token"
 	"maps"
 	"os"
 	"path/filepath"
@@ -124,7 +124,7 @@ func testFunctions(t *testing.T) map[string]bool {
 	must(t, err)
 	found := map[string]bool{}
 	for _, name := range files {
-		file, err := parser.ParseFile(gotoken.NewFileSet(), name, nil, 0)
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
 		must(t, err)
 		for _, d := range file.Decls {
 			f, ok := d.(*ast.FuncDecl)

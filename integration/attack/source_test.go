@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -133,4 +134,49 @@ func linkAttacks() []attack {
 		return icmp6(from, f.neighbour.v6, 137, 0, make([]byte, 4), p.v6.AsSlice(), lab.World6.AsSlice(), token)
 	}, linkLocal)
 	return all
+}
+
+// A pod that takes its neighbour's address for its own does not get in where the
+// neighbour is admitted. Behind podwall it can't even send so.
+func TestImpersonation(t *testing.T) {
+	t.Parallel()
+	f := newField(t)
+	friend := f.unprotected(t)
+	must(t, f.WriteManifest("friend.yaml", fmt.Sprintf(`
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: club, name: members}
+spec:
+  podSelector: {}
+  ingress: [{from: [{ipBlock: {cidr: %s/32}}]}]
+`, friend.v4)))
+	club := f.protected(t, "club")
+	at := netip.AddrPortFrom(club.v4, 8080)
+	socket, err := club.ListenPacket("udp", at.String())
+	must(t, err)
+	t.Cleanup(func() { _ = socket.Close() })
+	// admitted reports whether what p sends as from reaches the socket.
+	admitted := func(p *pod, from netip.Addr) bool {
+		fr := frame{kind: unix.SOCK_RAW, told: etherIPv4}.to(f, ether(club.mac, p.mac, etherIPv4,
+			datagram(netip.AddrPortFrom(from, 4444), at, newToken())))
+		_ = p.act(t, fr, []int{intruder.NetRaw})
+		must(t, socket.SetReadDeadline(time.Now().Add(silence)))
+		_, _, err := socket.ReadFrom(make([]byte, 100))
+		return err == nil
+	}
+	eventually(t, func() error {
+		if !admitted(f.free, friend.v4) {
+			return errSilence
+		}
+		return nil
+	})
+	if admitted(f.free, f.free.v4) {
+		t.Error("who is no member is admitted under his own name")
+	}
+	stranger := f.protected(t, "open")
+	for range 3 {
+		if admitted(stranger, friend.v4) {
+			t.Error("a protected pod is admitted under another's name")
+		}
+	}
 }

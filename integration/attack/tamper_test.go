@@ -3,8 +3,10 @@ package attack
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/podwall/podwall/integration/attack/intruder"
 	"github.com/podwall/podwall/integration/lab"
@@ -41,7 +43,7 @@ func knock(t *testing.T, p *pod, token []byte) {
 // succeed opens a pod whose rules nobody holds.
 func (a tampering) succeed(t *testing.T, f *field, p *pod) {
 	t.Helper()
-	token := token()
+	token := newToken()
 	knock(t, p, token)
 	if arrives(f.here, token) {
 		t.Fatal("the orphaned pod was open all the time")
@@ -60,7 +62,7 @@ func (a tampering) succeed(t *testing.T, f *field, p *pod) {
 // command on, and afterwards its rules are what they should be.
 func (a tampering) fail(t *testing.T, f *field, p *pod) {
 	t.Helper()
-	token := token()
+	token := newToken()
 	refused := p.act(t, intruder.Act{Script: a.script, Sends: []intruder.Send{
 		plain(netip.AddrPortFrom(lab.World4, 8080), nil, token),
 	}}, []int{intruder.NetAdmin})
@@ -83,7 +85,43 @@ func tamperings() []tampering {
 		{"other policies of the chains", "nft 'flush table inet podwall; chain inet podwall eth0/output { policy accept; }'"},
 		{"rule before the others", "nft insert rule inet podwall eth0/output accept"},
 		{"rule in the chain for what the pod opens", "nft insert rule inet podwall eth0/egress accept"},
-		{"table made dormant", "nft add table inet podwall '{ flags dormant; }'"},
+	}
+}
+
+// Rules that were changed while nobody held them are put right: within a second
+// where tamper protection is off, at podwalld's start where it was away. Both are
+// reported.
+func TestRepair(t *testing.T) {
+	t.Parallel()
+	for name, between := range map[string]func(f *field, tamper func()){
+		"without-protection": func(_ *field, tamper func()) { tamper() },
+		"without-podwalld": func(f *field, tamper func()) {
+			must(t, f.Kill())
+			tamper()
+			must(t, f.Start(t.Context()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFieldNamed(t, "repair-"+name, "--tamper-protection", "off")
+			p := f.protected(t, "jail")
+			between(f, func() { must(t, p.act(t, intruder.Act{Script: "nft flush ruleset"}, []int{intruder.NetAdmin})) })
+			start := time.Now()
+			eventually(t, func() error { return f.inSync(t, p) })
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("repaired after %s, want a second", took)
+			}
+			after := newToken()
+			knock(t, p, after)
+			if arrives(f.here, after) {
+				t.Error("the pod is open after the repair")
+			}
+			log, err := os.ReadFile(f.LogFile())
+			must(t, err)
+			if want := "changed by somebody else"; !strings.Contains(string(log), want) {
+				t.Errorf("podwalld's log does not say %q:\n%s", want, log)
+			}
+		})
 	}
 }
 

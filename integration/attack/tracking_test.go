@@ -143,7 +143,7 @@ spec:
 	}
 	for what, send := range map[string]func([]byte) error{"the flow": say, "an error about it": complain} {
 		eventually(t, func() error {
-			token := token()
+			token := newToken()
 			must(t, say(token))
 			if err := send(token); err != nil || !arrives(f.there, token) {
 				return fmt.Errorf("%s does not pass while allowed: %w", what, err)
@@ -153,13 +153,13 @@ spec:
 	}
 	must(t, f.RemoveManifest("befriend.yaml"))
 	eventually(t, func() error {
-		token := token()
+		token := newToken()
 		if err := say(token); err == nil && arrives(f.there, token) {
 			return fmt.Errorf("the flow passes though revoked")
 		}
 		return nil
 	})
-	token := token()
+	token := newToken()
 	for range 3 {
 		_ = complain(token)
 	}
@@ -175,7 +175,7 @@ func TestNeighbourPoisons(t *testing.T) {
 	t.Parallel()
 	f := newField(t)
 	victim, poisoner := f.protected(t, "jail"), f.unprotected(t)
-	token := token()
+	token := newToken()
 	from, to := netip.AddrPortFrom(f.neighbour.v4, 7001), netip.AddrPortFrom(victim.v4, 7002)
 	// The poisoner sends what the victim would send, had it opened the flow.
 	poison := frame{kind: unix.SOCK_RAW, told: etherIPv4}.to(f, ether(f.neighbour.mac, poisoner.mac, etherIPv4, datagram(to, from, token)))
@@ -244,7 +244,7 @@ func TestTrackingExhaustion(t *testing.T) {
 		}
 	}
 	// Full is no reason to let anything through.
-	token := token()
+	token := newToken()
 	_ = p.act(t, acts(plain(netip.AddrPortFrom(f.neighbour.v4, 8080), nil, token)), nil)
 	if arrives(f.here, token) {
 		t.Error("a denied packet left the pod whose table is full")

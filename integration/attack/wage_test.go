@@ -58,7 +58,7 @@ func (a attack) target(f *field) *tap {
 func (a attack) succeed(t *testing.T, f *field, p *pod) {
 	t.Helper()
 	eventually(t, func() error {
-		token := token()
+		token := newToken()
 		err := p.act(t, a.act(f, p, token), a.needs)
 		if arrives(a.target(f), token) {
 			return nil
@@ -71,7 +71,7 @@ func (a attack) succeed(t *testing.T, f *field, p *pod) {
 // nothing may leave the pod.
 func (a attack) fail(t *testing.T, f *field, p *pod) {
 	t.Helper()
-	token := token()
+	token := newToken()
 	var refused error
 	for i := 0; i == 0 || i < 3 && !a.damage; i++ {
 		refused = p.act(t, a.act(f, p, token), a.needs)
