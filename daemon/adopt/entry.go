@@ -11,6 +11,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
 
+	"github.com/podwall/podwall/conf/netconf"
 	"github.com/podwall/podwall/daemon/reconcile"
 	"github.com/podwall/podwall/internal/api"
 )
@@ -55,39 +56,42 @@ func (e entry) arg(name string) string {
 
 // wanted reports whether podwall should have the attachment.
 func (e entry) wanted() bool {
-	if _, chained := e.podwall(); chained {
+	if e.podwall().Type != "" {
 		return true
 	}
 	return e.IfName == firstInterface && e.arg("K8S_POD_NAME") != ""
 }
 
-// podwall returns the namespace that the network's entry of podwall gives to
-// those who bring none, and whether there is such an entry.
-func (e entry) podwall() (namespace string, chained bool) {
-	type plugin struct {
-		Type      string `json:"type"`
-		Namespace string `json:"namespace"`
-	}
+// A plugin is what matters here of an entry in a network's list of plugins.
+type plugin struct {
+	Type       string `json:"type"`
+	Namespace  string `json:"namespace"`
+	RawSockets string `json:"rawSockets"`
+}
+
+// podwall returns the network's entry of podwall. Without one it is empty.
+func (e entry) podwall() plugin {
 	var list struct {
 		plugin
 		Plugins []plugin `json:"plugins"`
 	}
 	if err := json.Unmarshal(e.Config, &list); err != nil {
-		return "", false // a network that podwall could not be in
+		return plugin{} // a network that podwall could not be in
 	}
 	for _, p := range append(list.Plugins, list.plugin) {
 		if p.Type == "podwall" {
-			return p.Namespace, true
+			return p
 		}
 	}
-	return "", false
+	return plugin{}
 }
 
 // attachment returns the entry as the plugin would have sent it.
 func (e entry) attachment() (api.Attachment, error) {
 	a := api.Attachment{Key: e.key(), Netns: e.Netns, Network: e.Network, Name: e.arg("K8S_POD_NAME"), UID: e.arg("K8S_POD_UID")}
-	configured, _ := e.podwall()
-	a.Namespace = cmp.Or(e.arg("K8S_POD_NAMESPACE"), configured, "default")
+	configured := e.podwall()
+	a.Namespace = cmp.Or(e.arg("K8S_POD_NAMESPACE"), configured.Namespace, "default")
+	a.RawSockets = configured.RawSockets == netconf.RawAllow.String()
 	if len(e.Result) == 0 {
 		return a, errors.New("result: missing")
 	}
