@@ -267,12 +267,10 @@ func at(h ruleset.Hook) (nftables.ChainHook, nftables.ChainPriority) {
 	switch h {
 	case ruleset.Prerouting:
 		return unix.NF_INET_PRE_ROUTING, *nftables.ChainPriorityMangle
-	case ruleset.Output:
-		return unix.NF_INET_LOCAL_OUT, *nftables.ChainPriorityFilter
 	case ruleset.DeviceEgress:
 		return *nftables.ChainHookEgress, *nftables.ChainPriorityFilter
 	}
-	return unix.NF_INET_FORWARD, *nftables.ChainPriorityFilter
+	return unix.NF_INET_POST_ROUTING, *nftables.ChainPriorityFilter
 }
 
 // lines queues the rules of one block, all of them if any differs or refers to a

@@ -217,7 +217,7 @@ func TestApplyRepairs(t *testing.T) {
 		"nft insert rule inet podwall eth0/ingress accept",
 		"nft add element inet podwall eth0/ingress/policy/shop/p0/0.0/ip '{ 6.6.6.6 }'",
 		"nft delete element inet podwall eth0/ingress/policy/shop/p0/0.0/ip '{ 10.3.0.0 }'",
-		"nft add chain inet podwall eth0/output '{ policy accept; }'",
+		"nft add chain inet podwall eth0/postrouting '{ policy accept; }'",
 		"nft flush chain inet podwall eth0/ingress/policy.0/tcp",
 		"nft add set inet podwall eth0/ingress/policy/shop/p0/0.0/ip.b '{ type ipv4_addr; }'",
 		"nft add set inet podwall eth0/mine '{ type ipv4_addr; }'",

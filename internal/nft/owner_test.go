@@ -15,7 +15,7 @@ var tampering = []string{
 	"nft insert rule inet podwall eth0/ingress accept",
 	"nft delete table inet podwall",
 	"nft delete table netdev podwall",
-	"nft add chain inet podwall eth0/output '{ policy accept; }'",
+	"nft add chain inet podwall eth0/postrouting '{ policy accept; }'",
 }
 
 func TestOnlyTheOwnerChangesTheTables(t *testing.T) {

@@ -133,7 +133,7 @@ func hookOf(f ruleset.Family, ch *nftables.Chain) (ruleset.Hook, string) {
 	if ch.Hooknum == nil {
 		return ruleset.NoHook, ""
 	}
-	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Output, ruleset.Forward}
+	hooks := []ruleset.Hook{ruleset.Prerouting, ruleset.Postrouting}
 	if f == ruleset.Netdev {
 		hooks = []ruleset.Hook{ruleset.DeviceEgress}
 	}

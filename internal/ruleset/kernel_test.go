@@ -255,7 +255,7 @@ func randomConn(r *rand.Rand) *conn {
 // hookOf is where a packet of c in a direction is judged.
 func (c *conn) hookOf(reply bool) ruleset.Hook {
 	if c.leaving != reply {
-		return ruleset.Output
+		return ruleset.Postrouting
 	}
 	return ruleset.Prerouting
 }
@@ -360,7 +360,7 @@ func TestBeforePolicy(t *testing.T) {
 		{"packet that belongs to no connection", packet{}, false},
 	}
 	for _, tt := range tests {
-		for _, hook := range []ruleset.Hook{ruleset.Prerouting, ruleset.Output, ruleset.Forward} {
+		for _, hook := range []ruleset.Hook{ruleset.Prerouting, ruleset.Postrouting} {
 			if got := k.send(hook, tt.p); got != tt.want {
 				t.Errorf("%s at hook %d passes: %v, want %v", tt.name, hook, got, tt.want)
 			}

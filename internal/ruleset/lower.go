@@ -14,8 +14,8 @@ import (
 //	hook        block               packet's direction    judged by
 //	prerouting  eth0/prerouting ──┬─ original ──────────▶ eth0/ingress
 //	                              └─ reply ─────┐  ┌────▶ eth0/egress
-//	output      eth0/output     ──┬─ original ──┼──┘
-//	forward     eth0/forward      └─ reply ─────┴───────▶ eth0/ingress
+//	postrouting eth0/postrouting ─┬─ original ──┼──┘
+//	                              └─ reply ─────┴───────▶ eth0/ingress
 //
 // Each hook first lets go what is not the attachment's, accepts connections that
 // the present epoch has accepted already, and passes neighbour discovery. The
@@ -96,11 +96,13 @@ func mark(v, mask uint32) Cond    { return Cond{Key: KeyMark, First: v, Last: v,
 
 const protoICMPv6 = 58
 
-// hooks adds the three blocks that the kernel calls.
+// hooks adds the two blocks that the kernel calls. What leaves is judged in
+// postrouting, since only there is the device final: in output the kernel still
+// names the one from before a redirect, a DNAT or a mark sent the packet another
+// way.
 func (l *lowerer) hooks() {
 	l.hook("prerouting", Prerouting, KeyNotIn, arriving, leaving, leavingUnseen, arrivingUnseen)
-	l.hook("output", Output, KeyNotOut, leaving, arriving, arrivingUnseen, leavingUnseen)
-	l.hook("forward", Forward, KeyNotOut, leaving, arriving, arrivingUnseen, leavingUnseen)
+	l.hook("postrouting", Postrouting, KeyNotOut, leaving, arriving, arrivingUnseen, leavingUnseen)
 }
 
 // hook adds one of them. Packets in the direction of their connection's first

@@ -65,8 +65,7 @@ type Hook uint8
 const (
 	NoHook       Hook = iota // called by other blocks only
 	Prerouting               // priority mangle: after connection tracking, before destination NAT
-	Output                   // priority filter: after destination NAT of the pod's own packets
-	Forward                  // priority filter
+	Postrouting              // priority filter: after every destination NAT, when the device is final
 	DeviceEgress             // of the attachment's device, in a table of family netdev; priority filter
 )
 

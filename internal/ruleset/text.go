@@ -41,8 +41,7 @@ func (t Table) Text() string {
 // aboutText says in a comment what the blocks are for that every table has.
 var aboutText = map[string]string{
 	"prerouting":     "packets that arrive",
-	"output":         "packets that the pod sends",
-	"forward":        "packets that the pod passes on",
+	"postrouting":    "packets that leave, the pod's own and those it passes on",
 	"ingress":        "flows that the far end opens",
 	"egress":         "flows that the pod opens",
 	"ingress-unseen": "flows older than the rules, which the far end may have opened",
@@ -120,8 +119,7 @@ func rangeText(first, last uint32) string {
 
 var hookText = map[Hook]string{
 	Prerouting:   "type filter hook prerouting priority mangle; policy drop;",
-	Output:       "type filter hook output priority filter; policy drop;",
-	Forward:      "type filter hook forward priority filter; policy drop;",
+	Postrouting:  "type filter hook postrouting priority filter; policy drop;",
 	DeviceEgress: "type filter hook egress device %q priority filter; policy drop;",
 }
 
