@@ -139,7 +139,12 @@ func (d *daemon) takeOver() error {
 
 // protection is what cfg says about it.
 func protection(cfg daemonconf.Config) reconcile.Protection {
-	return reconcile.Protection{Tamper: cfg.TamperProtection}
+	return reconcile.Protection{
+		Tamper:        cfg.TamperProtection,
+		Annotations:   cfg.PodAnnotations,
+		Sandboxed:     cfg.SandboxedRuntimes,
+		SandboxedPods: cfg.SandboxedPods,
+	}
 }
 
 // chooseSource returns the one source that the configuration names.

@@ -89,6 +89,8 @@ func TestAddNamesTheAttachment(t *testing.T) {
 			func(a *api.Attachment) { a.Namespace, a.Name, a.UID = "default", "", "" }},
 		{"no arguments, the namespace is configured", func() { f.env["CNI_ARGS"] = ""; f.conf["namespace"] = "lab" },
 			func(a *api.Attachment) { a.Namespace, a.Name, a.UID = "lab", "", "" }},
+		{"raw sockets are allowed", func() { f.conf["rawSockets"] = "allow" }, func(a *api.Attachment) { a.RawSockets = true }},
+		{"raw sockets are denied", func() { f.conf["rawSockets"] = "deny" }, func(*api.Attachment) {}},
 		{"another interface, which has no address here", func() { f.env["CNI_IFNAME"] = "net1" },
 			func(a *api.Attachment) { a.Interface, a.Addresses = "net1", nil }},
 	}
@@ -130,7 +132,7 @@ func TestBadConfiguration(t *testing.T) {
 		code  int
 		words []string
 	}{
-		{"unknown field", "failurPolicy", "open", 2, []string{`network "k8s": field failurPolicy: unknown field with value "open"`, "failurePolicy, namespace, socket"}},
+		{"unknown field", "failurPolicy", "open", 2, []string{`network "k8s": field failurPolicy: unknown field with value "open"`, "failurePolicy, namespace, rawSockets, socket"}},
 		{"misspelt value", "failurePolicy", "opne", 7, []string{`network "k8s": field failurePolicy: "opne": want closed or open`}},
 		{"value of another type", "socket", 5, 7, []string{`field socket: "5": want a string`}},
 		{"relative socket", "socket", "podwalld.sock", 7, []string{"field socket", "absolute"}},

@@ -65,6 +65,8 @@ func parse(args *skel.CmdArgs) (*call, error) {
 		Name:      id.name,
 		UID:       id.uid,
 		Addresses: prev.addresses(args.IfName),
+
+		RawSockets: c.RawSockets == netconf.RawAllow,
 	}}, nil
 }
 

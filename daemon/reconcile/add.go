@@ -61,6 +61,9 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 	if old != nil {
 		old.settle()
 	}
+	if err == nil {
+		err = k.refuse(a)
+	}
 	if owner != nil {
 		owner.Close() // the plugin writes there now
 	}
@@ -177,6 +180,7 @@ func (ad *Adding) handOver(version uint64) error {
 	}
 	ad.netns = nil
 	a.adding = false
+	k.say(a)
 	if k.version != version {
 		k.wake() // rounds have passed it by
 	}

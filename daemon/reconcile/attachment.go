@@ -25,6 +25,9 @@ type attachment struct {
 	restored bool // from the store, and not looked at yet
 	look     bool // somebody else may have changed the rules
 	known    *nft.Known
+	notice   notice       // what the rules, where they stand, do not keep
+	said     string       // of the notice, in the log
+	bypass   string       // how traffic was seen to go past the rules; empty if it was not
 	applied  uint64       // the version whose rules stand
 	stored   store.Record // what the store holds of it; zero if nothing
 	// netns is the namespace, where record.Netns does not lead to it from here.

@@ -29,6 +29,12 @@ type Kernel struct {
 	Counters   func(netns int) (map[string]nft.Count, error)
 	Generation func(netns int) (uint32, error)
 	Own        func(netns int, generation uint32) (Owner, uint32, error)
+	// Bypass says how traffic of the interface goes past the rules in its
+	// namespace, or nothing. Without it nobody looks.
+	Bypass func(netns int, iface string) (string, error)
+	// NoGuard says that this kernel has no hook at the egress of a device, NoOwner
+	// that tables can't belong to one process and outlive it.
+	NoGuard, NoOwner bool
 }
 
 // RealKernel is the kernel that this process runs on.

@@ -71,6 +71,7 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 			continue // its own ADD brings it up to date
 		}
 		rs := k.compile(a)
+		k.say(a)
 		if a.restored {
 			a.restored = false
 			a.known = k.remembered(a.record, rs)

@@ -66,7 +66,7 @@ func (k *Keeper) visit(a *attachment) {
 	k.mu.Lock()
 	known := a.known
 	k.mu.Unlock()
-	generation, err := k.generation(a)
+	generation, bypass, err := k.look(a)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
@@ -78,6 +78,10 @@ func (k *Keeper) visit(a *attachment) {
 	case err == nil && known != nil && known == a.known && known.Generation != generation:
 		a.look = true // somebody wrote there; if not a round, that is
 		k.wake()
+	}
+	if err == nil && a.bypass != bypass {
+		a.bypass = bypass
+		k.changed() // the next round says so
 	}
 	if a.record.Adopted == ruleset.AdoptedNow && a.status.State == api.StateEnforced && over(a.record.AdoptedAt) {
 		a.record.Adopted = ruleset.AdoptedTCP
@@ -92,12 +96,25 @@ func over(start time.Time) bool {
 	return age < 0 || age > grace
 }
 
-// generation returns that of the attachment's namespace.
-func (k *Keeper) generation(a *attachment) (uint32, error) {
+// look returns the generation of the attachment's namespace, and how its traffic
+// goes past the rules there. Where that can't be told it is as it was.
+func (k *Keeper) look(a *attachment) (generation uint32, bypass string, err error) {
 	netns, err := k.open(a)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer netns.Close()
-	return k.Kernel.Generation(int(netns.Fd()))
+	k.mu.Lock()
+	bypass = a.bypass
+	k.mu.Unlock()
+	if k.Kernel.Bypass != nil {
+		now, err := k.Kernel.Bypass(int(netns.Fd()), a.record.Interface)
+		if err == nil {
+			bypass = now
+		} else {
+			k.Log.Error("see whether traffic goes past the rules", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "error", err)
+		}
+	}
+	generation, err = k.Kernel.Generation(int(netns.Fd()))
+	return generation, bypass, err
 }

@@ -22,7 +22,7 @@ func (k *Keeper) Counts() map[api.State]int {
 	defer k.mu.Unlock()
 	n := map[api.State]int{}
 	for _, a := range k.attachments {
-		n[a.status.State]++
+		n[a.shown().State]++
 	}
 	return n
 }
@@ -31,7 +31,7 @@ func (k *Keeper) Counts() map[api.State]int {
 func (k *Keeper) Source() (objects map[string]int, synced time.Time, problems []api.Problem) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.world.Objects, k.synced, k.world.Problems
+	return k.world.Objects, k.synced, slices.Concat(k.world.Problems, k.refusedWishes())
 }
 
 // sorted returns the attachments in the order people read them. k.mu is held.
@@ -60,7 +60,7 @@ func (k *Keeper) Pods() []api.PodSummary {
 			Attachment: a.record.Attachment,
 			Isolation:  a.isolation(),
 			Policies:   len(k.policy().Selecting(k.podOf(k.policy(), a))),
-			Status:     a.status,
+			Status:     a.shown(),
 		})
 	}
 	return list
@@ -141,7 +141,7 @@ func (k *Keeper) find(req api.InspectRequest) []*attachment {
 
 func (k *Keeper) inspect(a *attachment) api.Inspection {
 	k.mu.Lock()
-	in := api.Inspection{Attachment: a.record.Attachment, Isolation: a.isolation(), Status: a.status,
+	in := api.Inspection{Attachment: a.record.Attachment, Isolation: a.isolation(), Status: a.shown(),
 		Policies: []api.SelectingPolicy{}, Rules: []api.RuleView{}, Dropped: []api.DropView{}}
 	w := k.policy()
 	pod := k.podOf(w, a)

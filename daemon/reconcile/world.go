@@ -20,18 +20,20 @@ func (a *attachment) pod() podID {
 	return podID{a.record.Namespace, a.record.Name}
 }
 
-// compile returns a's rule set at the present version. k.mu is held.
+// compile returns a's rule set at the present version, and notes what it does not
+// keep. k.mu is held.
 func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
 	w := k.policy()
 	pod := k.podOf(w, a)
-	return w.Compile(policy.Target{
+	return k.bounded(a, pod, w.Compile(policy.Target{
 		Pod:                pod,
 		Addresses:          a.record.Addresses,
 		Node:               k.node(w),
 		NodeEgressByPolicy: k.nodeEgressByPolicy,
 		Adopted:            a.record.Adopted,
+		RawSockets:         a.record.RawSockets || k.protection.honours(pod),
 		Owned:              k.protection.owns(pod),
-	})
+	}))
 }
 
 // policy returns the world that rule sets are compiled from. k.mu is held.

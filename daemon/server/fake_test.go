@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/podwall/podwall/conf/daemonconf"
 	"github.com/podwall/podwall/daemon/reconcile"
 	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
@@ -106,6 +107,7 @@ func (l *log) String() string {
 func serve(t *testing.T, kernel reconcile.Kernel, limits Limits) *host {
 	t.Helper()
 	h := &host{t: t, keeper: reconcile.New(), store: &memory{records: map[api.Key]store.Record{}}, log: &log{}}
+	h.keeper.SetProtection(reconcile.Protection{Tamper: daemonconf.TamperOff}) // the tests change tables
 	logger := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.keeper.Store, h.keeper.Kernel, h.keeper.Log, h.keeper.Node = h.store, kernel, logger, "here"
 	h.keeper.NodeAddresses = func() ([]netip.Addr, error) { return nil, nil }

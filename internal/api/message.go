@@ -73,6 +73,9 @@ type Attachment struct {
 	Name      string       `json:"name,omitempty"`
 	UID       string       `json:"uid,omitempty"`
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// RawSockets says that the network's configuration lets the pod send whole
+	// frames, past its rules.
+	RawSockets bool `json:"rawSockets,omitempty"`
 }
 
 // Pod is namespace/name, or the container's id for a pod without a name.
