@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -26,14 +27,14 @@ func (n *Node) Launch(flags ...string) error {
 		return err
 	}
 	defer func() { _ = log.Close() }() // podwalld has its own descriptor
-	args := append([]string{
+	words := append(slices.Clone(n.Before), n.Binary("podwalld"),
 		"--socket", n.Socket(),
 		"--state-dir", n.StateDir(),
 		"--policy-dir", n.Manifests(),
 		"--cni-cache-dir", n.cache,
-		"--node-name", n.Name,
-	}, flags...)
-	cmd := exec.Command(filepath.Join(n.bin, "podwalld"), args...)
+		"--node-name", n.Name)
+	words = append(words, flags...)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := n.Netns.Start(cmd); err != nil {
 		return fmt.Errorf("start podwalld (did make build run?): %w", err)

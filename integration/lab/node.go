@@ -44,6 +44,9 @@ type Node struct {
 
 	// Exec runs the plugins for libcni; nil is libcni's own way.
 	Exec invoke.Exec
+	// Before is put before podwalld's command line, for a program that changes
+	// what it runs in and then becomes podwalld.
+	Before []string
 
 	bin, cni string // directories of the binaries
 	cache    string // libcni's
