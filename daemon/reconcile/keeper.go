@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/podwall/podwall/daemon/bypass"
 	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
@@ -22,7 +23,7 @@ type Store interface {
 	Delete(api.Key) error
 }
 
-// A Kernel is what the Keeper needs of package nft.
+// A Kernel is what the Keeper needs of the kernel, by packages nft and bypass.
 type Kernel struct {
 	Apply      func(netns int, iface string, rs ruleset.RuleSet, last *nft.Known) (nft.Known, bool, error)
 	Check      func(netns int, iface string, known nft.Known) ([]string, uint32, error)
@@ -38,7 +39,8 @@ type Kernel struct {
 }
 
 // RealKernel is the kernel that this process runs on.
-var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation, Own: own}
+var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation, Own: own,
+	Bypass: bypass.Find}
 
 // A Keeper keeps the firewalls of this node's attachments. Its exported fields
 // are set before the first call and not changed afterwards; its methods may be
