@@ -35,10 +35,19 @@ func (c *cli) drawInspection(p *page, in api.Inspection) {
 		p.gap()
 		drawDirection(p, in, d, c.output == wide)
 	}
-	for _, d := range in.Dropped {
-		if d.Direction == "untracked" && d.Packets > 0 {
+	drawOdd(p, in.Dropped)
+}
+
+// drawOdd shows what was dropped that no policy speaks about.
+func drawOdd(p *page, drops []api.DropView) {
+	about := map[string][2]string{
+		"untracked": {"Untracked", "  what belongs to no connection is dropped: "},
+		"forged":    {"Forged", "  what the pod sent in another's name, or past the IP stack, is dropped: "},
+	}
+	for _, d := range drops {
+		if words, ok := about[d.Direction]; ok && d.Packets > 0 {
 			p.gap()
-			p.line(bold.in("Untracked"), plain("  what belongs to no connection is dropped: "), yellow.in(dropped(d)))
+			p.line(bold.in(words[0]), plain(words[1]), yellow.in(dropped(d)))
 		}
 	}
 }

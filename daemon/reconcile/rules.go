@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/podwall/podwall/internal/api"
@@ -28,8 +29,18 @@ func rulesOf(iface string, rs ruleset.RuleSet, counts map[string]nft.Count) ([]a
 			drops = append(drops, api.DropView{Direction: d.String(), Packets: n.Packets, Bytes: n.Bytes})
 		}
 	}
-	n := counts[ruleset.UntrackedCounter(iface)]
-	return rules, append(drops, api.DropView{Direction: "untracked", Packets: n.Packets, Bytes: n.Bytes})
+	for what, names := range map[string][]string{
+		"untracked": {ruleset.UntrackedCounter(iface)},
+		"forged":    {ruleset.ForgedCounter(iface), ruleset.GuardCounter(iface)},
+	} {
+		v := api.DropView{Direction: what}
+		for _, name := range names {
+			v.Packets, v.Bytes = v.Packets+counts[name].Packets, v.Bytes+counts[name].Bytes
+		}
+		drops = append(drops, v)
+	}
+	slices.SortFunc(drops, func(a, b api.DropView) int { return cmp.Compare(a.Direction, b.Direction) })
+	return rules, drops
 }
 
 func ruleView(d ruleset.Direction, tier string, r ruleset.Rule) api.RuleView {

@@ -143,7 +143,10 @@ type RuleView struct {
 
 // A DropView counts the packets that no rule accepted.
 type DropView struct {
-	Direction string `json:"direction"` // ingress, egress, or untracked
+	// Direction is ingress or egress; or untracked, for packets that belong to no
+	// connection; or forged, for what the pod sent with another's address, past
+	// the IP stack, or in the kernel's name.
+	Direction string `json:"direction"`
 	Packets   uint64 `json:"packets"`
 	Bytes     uint64 `json:"bytes"`
 }

@@ -87,6 +87,12 @@ func (d device) cond(c ruleset.Cond) []expr.Any {
 		e := append([]expr.Any{meta(expr.MetaKeyNFPROTO), equals(octet(unix.NFPROTO_IPV6))}, protocol(unix.IPPROTO_ICMPV6)...)
 		e = append(e, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1})
 		return append(e, between(c, octet)...)
+	case ruleset.KeyFromProcess: // meta skuid != 0xffffffff
+		return []expr.Any{meta(expr.MetaKeySKUID), differs(native(0xffff_ffff))}
+	case ruleset.KeyIPOption: // ip option lsrr exists
+		return []expr.Any{meta(expr.MetaKeyNFPROTO), equals(octet(unix.NFPROTO_IPV4)),
+			&expr.Exthdr{DestRegister: 1, Type: uint8(c.First), Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, Op: exthdrIPv4},
+			equals(octet(1))}
 	case ruleset.KeyRouted: // meta rtclassid != 0xffffffff
 		return []expr.Any{meta(expr.MetaKeyRTCLASSID), differs(native(0xffff_ffff))}
 	case ruleset.KeyEtherType: // @ll,96,16 First
@@ -104,6 +110,9 @@ func (d device) cond(c ruleset.Cond) []expr.Any {
 	}
 	return append([]expr.Any{load}, between(c, network)...)
 }
+
+// exthdrIPv4 is NFT_EXTHDR_OP_IPV4 of linux/netfilter/nf_tables.h.
+const exthdrIPv4 expr.ExthdrOp = 2
 
 func protocol(p uint32) []expr.Any {
 	return []expr.Any{meta(expr.MetaKeyL4PROTO), equals(octet(p))}

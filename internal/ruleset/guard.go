@@ -11,8 +11,10 @@ import (
 //
 // A process with CAP_NET_RAW writes whole frames to the device. These never met
 // a route, which every packet of the IP stack has; so where egress is restricted
-// only routed packets leave, and ARP. And on every attachment whose addresses
-// are known, IP and ARP leave only with one of them as source.
+// only routed packets leave, and the kernel's own ARP. And on every attachment
+// whose addresses are known, IP and ARP leave only with one of them as source,
+// below no VLAN tag, which some receivers look through; IPv6 always by the IP
+// stack, so that nobody speaks neighbour discovery past the rules on packets.
 //
 // Nothing is asked of the packet's protocol as the kernel notes it, since for
 // whole frames the sender says what that is; the frame's own type counts.
@@ -24,12 +26,16 @@ func (rs RuleSet) Guard(iface string) Table {
 	}
 	counter := GuardCounter(iface)
 	var lines []Line
+	if restricted {
+		lines = append(lines, Line{Conds: []Cond{is(KeyEtherType, etherARP), {Key: KeyFromProcess}},
+			Counter: counter, Verdict: drop(), Comment: "ARP is the kernel's"})
+	}
 	for _, s := range sources(rs.Addresses) {
-		lines = append(lines, s.line(restricted))
+		lines = append(lines, s.line(restricted || s.ether == etherIPv6))
 	}
 	if !restricted {
 		// Frames that carry neither IP nor ARP have no source to check.
-		for _, e := range []uint32{etherARP, etherIPv4, etherIPv6} {
+		for _, e := range []uint32{etherARP, etherIPv4, etherIPv6, etherVLAN, etherQinQ} {
 			lines = append(lines, Line{Conds: []Cond{is(KeyEtherType, e)}, Counter: counter, Verdict: drop(), Comment: "forged source"})
 		}
 		lines = append(lines, Line{Verdict: accept()})
@@ -44,11 +50,17 @@ func (rs RuleSet) Guard(iface string) Table {
 // GuardCounter is the name of the counter of the frames that the guard stopped.
 func GuardCounter(iface string) string { return Prefix(iface) + "guard/drop" }
 
+// ForgedCounter is the name of the counter of the packets that the IP stack sent
+// and that say what they have no business to say.
+func ForgedCounter(iface string) string { return Prefix(iface) + "forged" }
+
 // The types of an Ethernet frame.
 const (
 	etherIPv4 = 0x0800
 	etherARP  = 0x0806
 	etherIPv6 = 0x86dd
+	etherVLAN = 0x8100
+	etherQinQ = 0x88a8
 )
 
 // A source is a range of addresses that may leave, in one type of frame.

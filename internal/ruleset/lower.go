@@ -109,11 +109,15 @@ func (l *lowerer) hooks() {
 // packet are judged by original, replies by reply; where nobody saw the first
 // packet, the other way round comes first and ends in these.
 func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, originalUnseen, replyUnseen side) {
-	lines := []Line{
-		{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"},
-		{Conds: []Cond{mark(l.table.Epoch.Mark(), epochMask)}, Verdict: accept(), Comment: "accepted in this epoch"},
-		{Conds: []Cond{is(KeyProto, protoICMPv6)}, Verdict: jumpTo(l.name("neighbours"))},
+	lines := []Line{{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"}}
+	neighbours := l.name("neighbours")
+	if h == Postrouting && !l.rs.RawSockets {
+		lines = append(lines, l.sourceRoutes()...)
+		neighbours = l.name("neighbours-sent")
 	}
+	lines = append(lines,
+		Line{Conds: []Cond{mark(l.table.Epoch.Mark(), epochMask)}, Verdict: accept(), Comment: "accepted in this epoch"},
+		Line{Conds: []Cond{is(KeyProto, protoICMPv6)}, Verdict: jumpTo(neighbours)})
 	unseen := func(conds ...Cond) Line {
 		return Line{Conds: conds, Mark: MarkOp{And: ^midstream, Or: midstream}, Verdict: Verdict{Kind: VerdictContinue},
 			Comment: "may be older than these rules"}
@@ -147,18 +151,47 @@ func (l *lowerer) untracked() Line {
 	return line
 }
 
-// neighbours accepts what IPv6 needs to work on a link at all. The kernel does
-// not track it, so no rule on connections can match it.
-func (l *lowerer) neighbours() {
+// The IPv4 options that name the way a packet takes, loosely or strictly.
+const (
+	optionLSRR = 131
+	optionSSRR = 137
+)
+
+// sourceRoutes drops packets whose options hide their true far end from rules
+// that look at the destination, where egress is restricted.
+func (l *lowerer) sourceRoutes() []Line {
+	if l.rs.Egress.Open() {
+		return nil
+	}
 	var lines []Line
+	for _, o := range []uint32{optionLSRR, optionSSRR} {
+		lines = append(lines, Line{Conds: []Cond{is(KeyIPOption, o)}, Counter: l.counter(ForgedCounter(l.table.Interface)),
+			Verdict: drop(), Comment: "goes elsewhere than it says"})
+	}
+	return lines
+}
+
+// neighbours accepts what IPv6 needs to work on a link at all. The kernel does
+// not track it, so no rule on connections can match it. What leaves must be the
+// kernel's own: a process would tell the link what it likes, or anybody else
+// what no policy allows.
+func (l *lowerer) neighbours() {
+	var any, sent []Line
 	for _, r := range [][2]uint32{
 		{130, 132}, // multicast listener query, report, done
 		{133, 137}, // router and neighbour solicitation and advertisement, redirect
 		{143, 143}, // multicast listener report, version 2
 	} {
-		lines = append(lines, Line{Conds: []Cond{{Key: KeyICMPv6, First: r[0], Last: r[1]}}, Verdict: accept()})
+		kind := Cond{Key: KeyICMPv6, First: r[0], Last: r[1]}
+		any = append(any, Line{Conds: []Cond{kind}, Verdict: accept()})
+		sent = append(sent, Line{Conds: []Cond{kind, {Key: KeyFromProcess}},
+			Counter: ForgedCounter(l.table.Interface), Verdict: drop(), Comment: "neighbour discovery is the kernel's"})
 	}
-	l.add(Block{Name: l.name("neighbours"), Lines: lines})
+	l.add(Block{Name: l.name("neighbours"), Lines: any})
+	if !l.rs.RawSockets {
+		l.counter(ForgedCounter(l.table.Interface))
+		l.add(Block{Name: l.name("neighbours-sent"), Lines: append(sent, Line{Verdict: goTo(l.name("neighbours"))})})
+	}
 }
 
 // accept stamps the connection with the epoch, so that its later packets take

@@ -143,6 +143,9 @@ const (
 	KeyOrigDport
 	KeyReplySport
 
+	KeyFromProcess // no value: a process sent the packet, not the kernel by itself
+	KeyIPOption    // the packet has the IPv4 option of number First
+
 	// Of frames, in a table of family netdev:
 
 	KeyRouted    // no value: the IP stack found a route for the packet

@@ -40,15 +40,16 @@ func (t Table) Text() string {
 
 // aboutText says in a comment what the blocks are for that every table has.
 var aboutText = map[string]string{
-	"prerouting":     "packets that arrive",
-	"postrouting":    "packets that leave, the pod's own and those it passes on",
-	"ingress":        "flows that the far end opens",
-	"egress":         "flows that the pod opens",
-	"ingress-unseen": "flows older than the rules, which the far end may have opened",
-	"egress-unseen":  "flows older than the rules, which the pod may have opened",
-	"neighbours":     "what IPv6 needs to work on a link; it belongs to no connection",
-	"guard":          "frames, also those that never met the rules on packets",
-	"accept":         "lets the connection's later packets pass as long as the epoch lasts",
+	"prerouting":      "packets that arrive",
+	"postrouting":     "packets that leave, the pod's own and those it passes on",
+	"ingress":         "flows that the far end opens",
+	"egress":          "flows that the pod opens",
+	"ingress-unseen":  "flows older than the rules, which the far end may have opened",
+	"egress-unseen":   "flows older than the rules, which the pod may have opened",
+	"neighbours":      "what IPv6 needs to work on a link; it belongs to no connection",
+	"guard":           "frames, also those that never met the rules on packets",
+	"neighbours-sent": "the kernel's own only",
+	"accept":          "lets the connection's later packets pass as long as the epoch lasts",
 }
 
 func (t Table) about(b Block) string {
@@ -199,6 +200,8 @@ var protoText = map[uint32]string{
 	uint32(TCP): "tcp", uint32(UDP): "udp", uint32(SCTP): "sctp", protoICMPv6: "ipv6-icmp",
 }
 
+var optionText = map[uint32]string{optionLSRR: "lsrr", optionSSRR: "ssrr"}
+
 func (c Cond) text(iface string) string {
 	switch c.Key {
 	case KeyNotIn:
@@ -209,6 +212,10 @@ func (c Cond) text(iface string) string {
 		return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", c.Mask, c.First)
 	case KeyNew:
 		return "ct state new"
+	case KeyFromProcess:
+		return "meta skuid != 0xffffffff"
+	case KeyIPOption:
+		return fmt.Sprintf("ip option %s exists", optionText[c.First])
 	case KeyRouted:
 		return "meta rtclassid != 0xffffffff"
 	case KeyEtherType:
