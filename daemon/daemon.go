@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/podwall/podwall/conf/daemonconf"
 	"github.com/podwall/podwall/daemon/adopt"
+	"github.com/podwall/podwall/daemon/probe"
 	"github.com/podwall/podwall/daemon/reconcile"
 	"github.com/podwall/podwall/daemon/server"
 	"github.com/podwall/podwall/daemon/source"
@@ -41,6 +43,7 @@ type daemon struct {
 	read  func() (daemonconf.Config, error) // the configuration, again
 	level *slog.LevelVar
 	log   *slog.Logger
+	probe func() (probe.Lacks, error) // what the kernel can't do
 
 	started time.Time
 	node    string
@@ -48,7 +51,8 @@ type daemon struct {
 	keeper  *reconcile.Keeper
 	source  source.Source
 	adopter adopt.Finder
-	said    string // about what can't be adopted, to say it once
+	said    string        // about what can't be adopted, to say it once
+	lacking []api.Problem // of the kernel
 }
 
 // run works until ctx ends.
@@ -121,7 +125,7 @@ func (d *daemon) open() error {
 // takeOver makes the Keeper and gives it what an earlier run left.
 func (d *daemon) takeOver() error {
 	d.keeper = reconcile.New()
-	d.keeper.Store, d.keeper.Kernel, d.keeper.Log = d.store, reconcile.RealKernel, d.log
+	d.keeper.Store, d.keeper.Kernel, d.keeper.Log = d.store, d.kernel(), d.log
 	d.keeper.Node, d.keeper.NodeAddresses = d.node, nodeAddresses
 	d.keeper.SetNodeEgress(d.cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
 	d.keeper.SetProtection(protection(d.cfg))
@@ -285,7 +289,7 @@ func (d *daemon) status() api.Status {
 		Source:      api.SourceStatus{Kind: kind, Location: location, Synced: !synced.IsZero(), SyncedAt: synced, Objects: objects},
 		Attachments: d.keeper.Counts(),
 		Store:       d.store.Status(),
-		Problems:    problems,
+		Problems:    slices.Concat(d.lacking, problems),
 	}
 	if err := d.keeper.Synced(); err != nil {
 		s.Ready, s.Reason = false, err.Error()

@@ -12,10 +12,16 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/podwall/podwall/daemon/probe"
 	"github.com/podwall/podwall/internal/api"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == probe.Hold { // the daemon under test has started itself
+		os.Exit(run(context.Background(), os.Args[1:], nil, nil))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A buffer may be written to while it is read.
 type buffer struct {

@@ -29,6 +29,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/conf/daemonconf"
+	"github.com/podwall/podwall/daemon/probe"
+	"github.com/podwall/podwall/internal/nft"
 	"github.com/podwall/podwall/internal/version"
 )
 
@@ -55,6 +57,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "podwalld: %v\n", err)
 		return status
 	}
+	if len(args) == 1 && args[0] == probe.Hold {
+		probe.Wait(os.Stdin)
+		return 0
+	}
 	read, err := commandLine(args, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -68,7 +74,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	level := new(slog.LevelVar)
 	level.Set(cfg.LogLevel)
-	d := &daemon{cfg: cfg, read: read, level: level, log: logger(cfg.LogFormat, level, stderr)}
+	d := &daemon{cfg: cfg, read: read, level: level, log: logger(cfg.LogFormat, level, stderr),
+		probe: func() (probe.Lacks, error) { return probe.Kernel(probe.Scratch, nft.Apply) }}
 	if err := d.run(ctx); err != nil {
 		return fail(1, err)
 	}

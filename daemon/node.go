@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwall/podwall/daemon/reconcile"
+	"github.com/podwall/podwall/internal/api"
 )
 
 // nodeName returns the configured name or, as the kubelet does, the host's in
@@ -46,6 +49,42 @@ func nodeAddresses() ([]netip.Addr, error) {
 		addrs = append(addrs, ip)
 	}
 	return addrs, nil
+}
+
+// kernel returns this machine's kernel, less what it turns out not to have, which
+// is a problem of the node.
+func (d *daemon) kernel() reconcile.Kernel {
+	k := reconcile.RealKernel
+	lacks, err := d.probe()
+	k.NoGuard, k.NoOwner = lacks.Guard != "", lacks.Owner != ""
+	for _, p := range []struct{ what, cause string }{
+		{"no hook at the egress of devices (Linux 5.16): pods with CAP_NET_RAW can send past their rules, from any address", lacks.Guard},
+		{"no tables that one process owns (Linux 6.9): what pods with CAP_NET_ADMIN do to their rules is repaired, not prevented", lacks.Owner},
+		{"not known what it can do; taken to have all that podwall needs", text(err)},
+	} {
+		if p.cause != "" {
+			d.lacking = append(d.lacking, api.Problem{Object: "kernel " + release(), Message: p.what + ": " + p.cause})
+			d.log.Warn("kernel", "problem", p.what, "cause", p.cause)
+		}
+	}
+	return k
+}
+
+// text is err's, empty if there is none.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// release is the version of the running kernel, as uname -r says it.
+func release() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "of unknown version"
+	}
+	return unix.ByteSliceToString(u.Release[:])
 }
 
 // privateDir makes dir if need be, and refuses one that others may write to.
