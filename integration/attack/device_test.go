@@ -66,8 +66,8 @@ func deviceAttacks() []attack {
 		scripted("eth0 renamed", "ip link set eth0 down; ip link set eth0 name x; ip link set x up; ip route add default via $router"),
 		scripted("eth0 replaced", "ip link set eth0 down; ip link set eth0 name x; ip link set x up; ip link add eth0 type veth peer name y; ip route add default via $router"),
 		scripted("macvlan", bound+away+"dev=m0; "+home),
-		scripted("macvlan with eth0's MAC", "mac=$(cat /sys/class/net/eth0/address); ip link add m0 link eth0 address $mac type macvlan mode passthru; "+away+"dev=m0; "+home),
-		scripted("bridge", "ip link add b0 address $(cat /sys/class/net/eth0/address) type bridge; ip link set eth0 master b0; "+away+"dev=b0; "+home),
+		scripted("macvlan with eth0's MAC", "ip link add m0 link eth0 address $mac type macvlan mode passthru; "+away+"dev=m0; "+home),
+		scripted("bridge", "ip link add b0 address $mac type bridge; ip link set eth0 master b0; "+away+"dev=b0; "+home),
 		scripted("redirect by tc", ""+redirect+
 			"ip neigh add $router lladdr $router_mac dev v0; ip route replace default via $router dev v0 onlink src $addr"),
 		written("frame by eth0 renamed", "x", "ip link set eth0 down; ip link set eth0 name x; ip link set x up"),
@@ -107,7 +107,8 @@ func deviceAttacks() []attack {
 
 // fill puts the pod's addresses into a script.
 func (p *pod) fill(script string) string {
-	return fmt.Sprintf("addr=%s; router=%s; router_mac=%s; ", p.v4, lab.Gateway4, net.HardwareAddr(p.router)) + script
+	return fmt.Sprintf("addr=%s; mac=%s; router=%s; router_mac=%s; ",
+		p.v4, net.HardwareAddr(p.mac), lab.Gateway4, net.HardwareAddr(p.router)) + script
 }
 
 // nested acts in a namespace inside the pod's: a script makes the way there, and
@@ -115,8 +116,10 @@ func (p *pod) fill(script string) string {
 func nested(script string) func(*field, *pod, []byte) intruder.Act {
 	return func(_ *field, p *pod, token []byte) intruder.Act {
 		return intruder.Act{Script: p.fill(nest + script + fmt.Sprintf(`
-			inside bash -c 'echo %s > /dev/udp/%s/8080' || true
-			sleep 0.05; inside bash -c 'echo %s > /dev/udp/%s/8080' || true
-			kill $nested`, token, lab.World4, token, lab.World4))}
+			for try in 1 2 3 4 5 6 7 8 9 10 11 12; do # a device that moved takes up to a second
+				inside bash -c 'echo %s > /dev/udp/%s/8080' || true
+				sleep 0.1
+			done
+			kill $nested`, token, lab.World4))}
 	}
 }

@@ -81,9 +81,9 @@ func tamperings() []tampering {
 		{"flush of the ruleset", "nft flush ruleset"},
 		{"delete of the table", "nft delete table inet podwall"},
 		{"delete of the guard and the table", "nft 'delete table netdev podwall; delete table inet podwall'"},
-		{"delete of the chains", "nft 'flush table inet podwall; delete chain inet podwall eth0/output'"},
-		{"other policies of the chains", "nft 'flush table inet podwall; chain inet podwall eth0/output { policy accept; }'"},
-		{"rule before the others", "nft insert rule inet podwall eth0/output accept"},
+		{"delete of the chains", "nft 'flush table inet podwall; delete chain inet podwall eth0/postrouting'"},
+		{"other policies of the chains", "nft 'flush table inet podwall; chain inet podwall eth0/postrouting { policy accept; }'"},
+		{"rule before the others", "nft insert rule inet podwall eth0/postrouting accept"},
 		{"rule in the chain for what the pod opens", "nft insert rule inet podwall eth0/egress accept"},
 	}
 }

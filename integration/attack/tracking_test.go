@@ -79,10 +79,7 @@ func callBack(t *testing.T, p, peer *pod) error {
 	l, err := listenAgain(p.Netns, at)
 	must(t, err)
 	out, err := peer.DialFrom(t.Context(), net.Dialer{Control: reuse, Timeout: settling}, "tcp4", at)
-	if err != nil {
-		_ = l.Close()
-		return fmt.Errorf("call %s: %w", at, err)
-	}
+	must(t, err)
 	in, err := l.Accept()
 	must(t, err)
 	back := out.LocalAddr().String()
@@ -96,7 +93,7 @@ func callBack(t *testing.T, p, peer *pod) error {
 	defer func() { _ = answer.Close() }()
 	local, err := net.ResolveTCPAddr("tcp4", at)
 	must(t, err)
-	c, err := p.DialFrom(t.Context(), net.Dialer{LocalAddr: local, Control: reuse, Timeout: 4 * silence}, "tcp4", back)
+	c, err := p.DialFrom(t.Context(), net.Dialer{LocalAddr: local, Control: reuse, Timeout: 2 * silence}, "tcp4", back)
 	if err != nil {
 		return fmt.Errorf("call back %s: %w", back, err)
 	}
@@ -185,25 +182,31 @@ func TestNeighbourPoisons(t *testing.T) {
 		}
 		return nil
 	})
-	answers := func(p *pod) bool {
-		c, err := p.ListenPacket("udp", netip.AddrPortFrom(p.v4, 7002).String())
+	// answered returns a function that reports whether the neighbour's answer
+	// reaches a socket of the pod's.
+	answered := func(p *pod) func() bool {
+		at := netip.AddrPortFrom(p.v4, 7002)
+		c, err := p.ListenPacket("udp", at.String())
 		must(t, err)
-		defer func() { _ = c.Close() }()
-		answer := plain(netip.AddrPortFrom(p.v4, 7002), nil, token)
+		t.Cleanup(func() { _ = c.Close() })
+		answer := plain(at, nil, token)
 		answer.Bind = from
-		must(t, f.neighbour.act(t, acts(answer), nil))
-		must(t, c.SetReadDeadline(time.Now().Add(silence)))
-		_, _, err = c.ReadFrom(make([]byte, 100))
-		return err == nil
+		return func() bool {
+			must(t, f.neighbour.act(t, acts(answer), nil))
+			must(t, c.SetReadDeadline(time.Now().Add(silence)))
+			_, _, err := c.ReadFrom(make([]byte, 100))
+			return err == nil
+		}
 	}
+	free, guarded := answered(f.free), answered(victim)
 	eventually(t, func() error {
-		if !answers(f.free) {
+		if !free() {
 			return fmt.Errorf("nothing arrives without podwall either")
 		}
 		return nil
 	})
 	for range 3 {
-		if answers(victim) {
+		if guarded() {
 			t.Error("the answer to a flow that the victim did not open arrived")
 		}
 	}
@@ -235,13 +238,9 @@ func TestTrackingExhaustion(t *testing.T) {
 	if err := echoed(flow(p)); err == nil {
 		t.Error("a new flow is tracked in a full table")
 	}
-	if err := echoed(open); err != nil {
-		t.Errorf("the flow that was open: %v", err)
-	}
+	eventually(t, func() error { return echoed(open) })
 	for _, p := range []*pod{other, free} {
-		if err := echoed(flow(p)); err != nil {
-			t.Errorf("another pod's new flow: %v", err)
-		}
+		eventually(t, func() error { return echoed(flow(p)) })
 	}
 	// Full is no reason to let anything through.
 	token := newToken()

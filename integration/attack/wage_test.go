@@ -57,24 +57,27 @@ func (a attack) target(f *field) *tap {
 // succeed makes the attack until it arrives.
 func (a attack) succeed(t *testing.T, f *field, p *pod) {
 	t.Helper()
+	token := newToken()
+	act := a.act(f, p, token)
 	eventually(t, func() error {
-		token := newToken()
-		err := p.act(t, a.act(f, p, token), a.needs)
+		err := p.act(t, act, a.needs)
 		if arrives(a.target(f), token) {
 			return nil
 		}
+		act.Script = again(act) // a device that just came up may lose what is sent
 		return fmt.Errorf("without podwall the attack does not succeed either: %w", cmp.Or(err, errSilence))
 	})
 }
 
-// fail makes the attack, three times unless that is not the same any more;
-// nothing may leave the pod.
+// fail makes the attack, and sends three times; nothing may leave the pod.
 func (a attack) fail(t *testing.T, f *field, p *pod) {
 	t.Helper()
 	token := newToken()
+	act := a.act(f, p, token)
 	var refused error
-	for i := 0; i == 0 || i < 3 && !a.damage; i++ {
-		refused = p.act(t, a.act(f, p, token), a.needs)
+	for range 3 {
+		refused = errors.Join(refused, p.act(t, act, a.needs))
+		act.Script = again(act)
 	}
 	time.Sleep(silence)
 	at := f.here
@@ -86,9 +89,17 @@ func (a attack) fail(t *testing.T, f *field, p *pod) {
 	}
 }
 
+// again is what to do before sending once more: what a script changed stays so.
+func again(a intruder.Act) string {
+	if len(a.Sends) > 0 {
+		return ""
+	}
+	return ":" // the script itself sent, several times
+}
+
 // silence is how long one waits for what must not come. Within one machine
 // packets take microseconds.
-const silence = 50 * time.Millisecond
+const silence = 100 * time.Millisecond
 
 // arrives waits a moment for a token.
 func arrives(tp *tap, token []byte) bool {
