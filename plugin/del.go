@@ -46,7 +46,7 @@ func (p *plugin) forget(socket string, k api.Key) error {
 	switch {
 	case err == nil, errors.Is(err, api.ErrNotFound):
 		return nil
-	case errors.Is(err, api.ErrInvalid):
+	case errors.Is(err, api.ErrInvalid) && !errors.Is(err, api.ErrVersion):
 		return err // and would be refused from the queue too
 	}
 	if qerr := queue.Push(queue.Dir(socket), k); qerr != nil {

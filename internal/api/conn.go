@@ -107,7 +107,7 @@ func decode(r io.Reader, max int) (Envelope, error) {
 		return Envelope{}, Errorf(CodeInvalid, "message: %v", err)
 	}
 	if e.Version != Version {
-		return Envelope{}, Errorf(CodeInvalid, "message of version %d: this side speaks version %d; install podwall and podwalld of one release", e.Version, Version)
+		return Envelope{}, Errorf(CodeVersion, "message of version %d: this side speaks version %d; install podwall and podwalld of one release", e.Version, Version)
 	}
 	return e, nil
 }
@@ -142,6 +142,7 @@ type rightsReader struct {
 func (r *rightsReader) Read(b []byte) (int, error) {
 	oob := make([]byte, syscall.CmsgSpace(4*4))
 	n, oobn, _, _, err := r.c.ReadMsgUnix(b, oob)
+	n = max(n, 0) // with an error it is -1, with which io.ReadAll panics
 	if oobn > 0 {
 		r.keep(oob[:oobn])
 	}

@@ -201,6 +201,24 @@ func TestAnnouncedLengthCostsNothing(t *testing.T) {
 	}
 }
 
+// A peer that goes without having read its answer resets the connection, which
+// may happen in the middle of what it says.
+func TestResetInTheMiddleOfAMessage(t *testing.T) {
+	a, b := pair(t)
+	for _, w := range []struct {
+		c    *net.UnixConn
+		what []byte
+	}{{a, []byte("never read")}, {b, frame("more than this")[:4]}} {
+		if _, err := w.c.Write(w.what); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Close()
+	if _, _, err := NewConn(a, MaxRequest).Receive(soon(t, 5*time.Second)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Receive = %v, want %v", err, syscall.ECONNRESET)
+	}
+}
+
 func TestOversizedMessageIsNotSent(t *testing.T) {
 	a, _ := pair(t)
 	err := NewConn(a, MaxFrame).Send(soon(t, 5*time.Second), VerbAdd, strings.Repeat("x", MaxFrame), -1)

@@ -110,6 +110,7 @@ const (
 	CodeUnavailable Code = "unavailable" // not now; try again later
 	CodeNotFound    Code = "not-found"
 	CodeInternal    Code = "internal"
+	CodeVersion     Code = "version" // the other side speaks another version; invalid, too
 )
 
 // An Error is a refusal by the daemon. errors.Is matches it with the Err… value
@@ -131,6 +132,8 @@ func (e *Error) Is(target error) bool {
 		return target == ErrUnavailable
 	case CodeNotFound:
 		return target == ErrNotFound
+	case CodeVersion:
+		return target == ErrVersion || target == ErrInvalid
 	}
 	return false
 }
@@ -140,6 +143,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrUnavailable says that the daemon can't be reached or can't serve now.
 	ErrUnavailable = errors.New("podwalld is not available")
+	// ErrVersion says that the two sides are of different releases.
+	ErrVersion = errors.New("podwall and podwalld are of different releases")
 	// ErrNotFound says that what the request names does not exist.
 	ErrNotFound = errors.New("not found")
 )
