@@ -16,7 +16,9 @@ import (
 	"github.com/podwall/podwall/integration/lab"
 )
 
-// denyShop isolates the pods of namespace shop from everyone but shop/friend.
+// denyShop isolates the pods of namespace shop from everyone but shop/friend. Of
+// web it is known that it has no capabilities to speak of, so that podwalld does
+// not own its tables.
 const denyShop = `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -29,6 +31,11 @@ spec:
 apiVersion: v1
 kind: Pod
 metadata: {namespace: shop, name: friend, labels: {app: friend}}
+spec: {containers: [{name: main}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: web, labels: {app: web}}
 spec: {containers: [{name: main}]}
 `
 
