@@ -27,7 +27,6 @@ type attachment struct {
 	known    *nft.Known
 	notice   notice       // what the rules, where they stand, do not keep
 	said     string       // of the notice, in the log
-	bypass   string       // how traffic was seen to go past the rules; empty if it was not
 	applied  uint64       // the version whose rules stand
 	stored   store.Record // what the store holds of it; zero if nothing
 	// netns is the namespace, where record.Netns does not lead to it from here.

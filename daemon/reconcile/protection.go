@@ -80,9 +80,9 @@ func (k *Keeper) bounded(a *attachment, pod policy.Pod, rs ruleset.RuleSet) rule
 		n.unprotected, n.refused = true, k.protection.SandboxedPods != daemonconf.SandboxedReport
 		texts = append(texts, fmt.Sprintf("its traffic does not pass the rules in its namespace: runtime class %s is one of sandboxedRuntimes (%s)", pod.RuntimeClass, pattern))
 	}
-	if a.bypass != "" {
+	if a.record.Bypass != "" {
 		n.unprotected = true
-		texts = append(texts, "its traffic does not pass the rules in its namespace: "+a.bypass)
+		texts = append(texts, "its traffic does not pass the rules in its namespace: "+a.record.Bypass)
 	}
 	if pod.RawSockets && !k.protection.honours(pod) && !rs.RawSockets {
 		texts = append(texts, "raw sockets stay denied: its annotation is not one of podAnnotations")

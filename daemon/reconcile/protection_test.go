@@ -229,6 +229,12 @@ func TestBypassThatCantBeLookedFor(t *testing.T) {
 	if s := b.summary(t); s.State != api.StateUnprotected {
 		t.Errorf("status %+v, want Unprotected as long as nobody has seen otherwise", s)
 	}
+	b = restarted(t, b)
+	b.SetWorld(source.World{Snapshot: shop(fe)})
+	b.round(t.Context())
+	if s := b.summary(t); s.State != api.StateUnprotected {
+		t.Errorf("status %+v after a restart, want Unprotected from the first round on", s)
+	}
 }
 
 // Where the kernel can't do what was asked, it is not asked, and people are told.

@@ -79,8 +79,8 @@ func (k *Keeper) visit(a *attachment) {
 		a.look = true // somebody wrote there; if not a round, that is
 		k.wake()
 	}
-	if err == nil && a.bypass != bypass {
-		a.bypass = bypass
+	if err == nil && a.record.Bypass != bypass {
+		a.record.Bypass = bypass
 		k.changed() // the next round says so
 	}
 	if a.record.Adopted == ruleset.AdoptedNow && a.status.State == api.StateEnforced && over(a.record.AdoptedAt) {
@@ -105,7 +105,7 @@ func (k *Keeper) look(a *attachment) (generation uint32, bypass string, err erro
 	}
 	defer netns.Close()
 	k.mu.Lock()
-	bypass = a.bypass
+	bypass = a.record.Bypass
 	k.mu.Unlock()
 	if k.Kernel.Bypass != nil {
 		now, err := k.Kernel.Bypass(int(netns.Fd()), a.record.Interface)

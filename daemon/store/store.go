@@ -48,6 +48,8 @@ type Record struct {
 	AddedAt    time.Time        `json:"addedAt,omitzero"`
 	AppliedAt  time.Time        `json:"appliedAt,omitzero"`
 	Took       time.Duration    `json:"took"` // of the transaction, nanoseconds
+	// Bypass says how traffic was seen to go past the rules; empty if it was not.
+	Bypass string `json:"bypass,omitempty"`
 }
 
 // A RecordError says that one record could not be read. The record is in
