@@ -19,6 +19,7 @@ import (
 
 	"github.com/podwall/podwall/conf/daemonconf"
 	"github.com/podwall/podwall/daemon/adopt"
+	"github.com/podwall/podwall/daemon/private"
 	"github.com/podwall/podwall/daemon/probe"
 	"github.com/podwall/podwall/daemon/reconcile"
 	"github.com/podwall/podwall/daemon/server"
@@ -107,7 +108,7 @@ func (d *daemon) open() error {
 	if d.node, err = nodeName(d.cfg.NodeName); err != nil {
 		return err
 	}
-	if err := privateDir(filepath.Dir(d.cfg.Socket)); err != nil {
+	if err := private.MakeDir(filepath.Dir(d.cfg.Socket)); err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
 	if d.store, err = store.Open(filepath.Join(d.cfg.StateDir, "state.db")); err != nil {

@@ -341,30 +341,3 @@ func TestNodeAddresses(t *testing.T) {
 		t.Errorf("addresses = %v, want %v: no loopback and no link-local ones of IPv6", got, want)
 	}
 }
-
-func TestPrivateDir(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "run", "podwall")
-	if err := privateDir(dir); err != nil {
-		t.Fatal(err)
-	}
-	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
-		t.Errorf("mode = %v, %v; want 0700", fi.Mode(), err)
-	}
-	for mode, ok := range map[os.FileMode]bool{0o700: true, 0o755: true, 0o770: false, 0o702: false, 0o777 | os.ModeSticky: false} {
-		if err := os.Chmod(dir, mode); err != nil {
-			t.Fatal(err)
-		}
-		if err := privateDir(dir); (err == nil) != ok {
-			t.Errorf("mode %s: %v", mode, err)
-		}
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(dir, 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
-	if err := privateDir(dir); err == nil {
-		t.Error("a directory of nobody's is taken for private")
-	}
-}

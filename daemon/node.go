@@ -87,24 +87,6 @@ func release() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// privateDir makes dir if need be, and refuses one that others may write to.
-func privateDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", dir, err)
-	}
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return fmt.Errorf("%s: want a directory, not a link or a file", dir)
-	case st.Uid != 0 || st.Mode&0o022 != 0:
-		return fmt.Errorf("%s: mode %#o, user %d: only root may be able to write there; try chmod go-w", dir, st.Mode&0o7777, st.Uid)
-	}
-	return nil
-}
-
 // notify tells systemd how the service is, if systemd asked for it
 // (sd_notify(3)).
 func notify(log *slog.Logger, state string) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/podwall/podwall/daemon/private"
 )
 
 // ErrLocked says that another process has the database open.
@@ -30,7 +32,7 @@ const (
 // a newer podwalld wrote it (*SchemaError), or if others than root and the
 // caller could have written it.
 func Open(path string) (*Store, error) {
-	if err := makeDir(filepath.Dir(path)); err != nil {
+	if err := private.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	for {
@@ -150,7 +152,7 @@ func lockFile(f *os.File, path string) error {
 	if !fi.Mode().IsRegular() {
 		return fmt.Errorf("it is no regular file: %s", fi.Mode())
 	}
-	if err := private(fi); err != nil {
+	if err := private.File(fi); err != nil {
 		return err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
@@ -159,35 +161,6 @@ func lockFile(f *os.File, path string) error {
 	// Whoever had the lock until now may have replaced the file.
 	if now, err := os.Lstat(path); err != nil || !os.SameFile(fi, now) {
 		return syscall.EWOULDBLOCK
-	}
-	return nil
-}
-
-// makeDir makes dir, or checks that it is fit to hold the database.
-func makeDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	fi, err := os.Lstat(dir)
-	switch {
-	case err != nil:
-		return err
-	case fi.Mode().Type() == fs.ModeSymlink:
-		return fmt.Errorf("directory %s is a symbolic link; name the directory that it leads to", dir)
-	}
-	if err := private(fi); err != nil {
-		return fmt.Errorf("directory %s: %w", dir, err)
-	}
-	return nil
-}
-
-// private refuses what others than root and the caller could have written.
-func private(fi fs.FileInfo) error {
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("it belongs to user %d; it must belong to the user that podwalld runs as", st.Uid)
-	}
-	if fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("others can write it (mode %04o); take that away with chmod go-w", fi.Mode().Perm())
 	}
 	return nil
 }
