@@ -9,7 +9,6 @@
 package private
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -87,8 +86,11 @@ func way(path string, links int) error {
 	default:
 		return at(path, File(fi))
 	}
-	if err != nil || links == 0 {
-		return at(path, errors.Join(err, syscall.ELOOP))
+	if err == nil && links == 0 {
+		err = syscall.ELOOP
+	}
+	if err != nil {
+		return at(path, err)
 	}
 	target, err := os.Readlink(path)
 	if err == nil && !filepath.IsAbs(target) {
