@@ -72,6 +72,8 @@ func (d device) cond(c ruleset.Cond) []expr.Any {
 		return d.not(expr.MetaKeyIIF, expr.MetaKeyIIFNAME)
 	case ruleset.KeyNotOut:
 		return d.not(expr.MetaKeyOIF, expr.MetaKeyOIFNAME)
+	case ruleset.KeyLoopback: // iif "lo", which has index 1 in every namespace
+		return []expr.Any{meta(expr.MetaKeyIIF), equals(native(1))}
 	case ruleset.KeyMark: // ct mark & Mask == First
 		return []expr.Any{&expr.Ct{Register: 1, Key: expr.CtKeyMARK}, bitwise(c.Mask, 0), equals(native(c.First))}
 	case ruleset.KeyNew: // ct state new

@@ -113,8 +113,8 @@ func (k *kernel) holds(c ruleset.Cond, p packet) bool {
 	switch c.Key {
 	case ruleset.KeyNotIn, ruleset.KeyNotOut:
 		return p.other
-	case ruleset.KeyFromProcess, ruleset.KeyIPOption:
-		return false // these packets are the kernel's own, without options
+	case ruleset.KeyFromProcess, ruleset.KeyIPOption, ruleset.KeyLoopback:
+		return false // these packets are the kernel's own, without options, on no loopback
 	case ruleset.KeyICMPv6:
 		return c.First <= uint32(p.icmpv6) && uint32(p.icmpv6) <= c.Last
 	case ruleset.KeyProto:

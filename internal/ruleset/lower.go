@@ -109,10 +109,10 @@ func (l *lowerer) hooks() {
 // packet are judged by original, replies by reply; where nobody saw the first
 // packet, the other way round comes first and ends in these.
 func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, originalUnseen, replyUnseen side) {
-	lines := []Line{{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"}}
+	lines := append(l.before(h), Line{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"})
 	neighbours := l.name("neighbours")
 	if h == Postrouting && !l.rs.RawSockets {
-		lines = append(lines, l.sourceRoutes()...)
+		lines = append(lines, l.detours()...)
 		neighbours = l.name("neighbours-sent")
 	}
 	lines = append(lines,
@@ -157,18 +157,33 @@ const (
 	optionSSRR = 137
 )
 
-// sourceRoutes drops packets whose options hide their true far end from rules
-// that look at the destination, where egress is restricted.
-func (l *lowerer) sourceRoutes() []Line {
+// before marks what begins on loopback, where egress is restricted: see detours.
+// A connection that bears somebody's mark is left alone, since it may be looked
+// for as a whole (Istio's TPROXY does).
+func (l *lowerer) before(h Hook) []Line {
+	if h != Prerouting || l.rs.RawSockets || l.rs.Egress.Open() {
+		return nil
+	}
+	return []Line{{Conds: []Cond{{Key: KeyLoopback}, {Key: KeyNew}, mark(0, ^uint32(0))}, Mark: MarkOp{And: ^home, Or: home},
+		Verdict: Verdict{Kind: VerdictContinue}, Comment: "begins in the pod"}}
+}
+
+// detours drops two ways round rules on the far end, where egress is restricted.
+// A packet with a source route goes elsewhere than to its destination. And a
+// process that sends itself a packet through loopback, with a far address as its
+// source, would have the pod answer that address: a reply, as if the far end had
+// opened the connection.
+func (l *lowerer) detours() []Line {
 	if l.rs.Egress.Open() {
 		return nil
 	}
+	counter := l.counter(ForgedCounter(l.table.Interface))
 	var lines []Line
 	for _, o := range []uint32{optionLSRR, optionSSRR} {
-		lines = append(lines, Line{Conds: []Cond{is(KeyIPOption, o)}, Counter: l.counter(ForgedCounter(l.table.Interface)),
-			Verdict: drop(), Comment: "goes elsewhere than it says"})
+		lines = append(lines, Line{Conds: []Cond{is(KeyIPOption, o)}, Counter: counter, Verdict: drop(), Comment: "goes elsewhere than it says"})
 	}
-	return lines
+	return append(lines, Line{Conds: []Cond{mark(home, home), is(KeyDirection, DirectReply)},
+		Counter: counter, Verdict: drop(), Comment: "answers what never came in"})
 }
 
 // neighbours accepts what IPv6 needs to work on a link at all. The kernel does
@@ -198,7 +213,7 @@ func (l *lowerer) neighbours() {
 // the second line of the hook.
 func (l *lowerer) accept() {
 	l.add(Block{Name: l.name("accept"), Lines: []Line{{
-		Mark:    MarkOp{And: midstream | othersMask, Or: l.table.Epoch.Mark()},
+		Mark:    MarkOp{And: midstream | home | othersMask, Or: l.table.Epoch.Mark()},
 		Verdict: accept(),
 	}}})
 }

@@ -129,6 +129,7 @@ const (
 	// so that neither renaming it nor putting another in its place escapes.
 	KeyNotIn Key = iota + 1
 	KeyNotOut
+	KeyLoopback   // no value: the packet came in through loopback
 	KeyMark       // the connection's mark
 	KeyNew        // no value: the connection is new
 	KeyNoSYN      // no value: a TCP segment without the SYN flag
@@ -167,12 +168,13 @@ const (
 type Epoch uint16
 
 // The connection mark, from the top: one bit that says nobody saw the flow's
-// first packet, fifteen bits of epoch, sixteen bits that belong to others
-// (Istio uses 1337 there). Epoch 0 is never in force, so that the mark of a
+// first packet, one that says it was seen on loopback, fourteen bits of epoch,
+// sixteen bits that belong to others (Istio uses 1337 there). Epoch 0 is never in force, so that the mark of a
 // connection nobody judged yet matches none.
 const (
-	MaxEpoch    Epoch  = 0x7fff
-	epochMask   uint32 = 0x7fff_0000
+	MaxEpoch    Epoch  = 0x3fff
+	epochMask   uint32 = 0x3fff_0000
+	home        uint32 = 0x4000_0000
 	midstream   uint32 = 0x8000_0000
 	othersMask  uint32 = 0x0000_ffff
 	epochOffset        = 16

@@ -208,6 +208,8 @@ func (c Cond) text(iface string) string {
 		return fmt.Sprintf("iif != %q iifname != %q", iface, iface)
 	case KeyNotOut:
 		return fmt.Sprintf("oif != %q oifname != %q", iface, iface)
+	case KeyLoopback:
+		return `iif "lo"`
 	case KeyMark:
 		return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", c.Mask, c.First)
 	case KeyNew:
