@@ -241,11 +241,9 @@ func decode(content []byte) (map[string]conf.Value, error) {
 // value keeps a string as it is, and a list of strings, also through aliases; of
 // all else only what is written, for the error.
 func value(n *yaml.Node) conf.Value {
-	if n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
+	n = meant(n)
 	if n.Kind == yaml.ScalarNode {
-		return conf.Value{Text: n.Value, String: n.ShortTag() == "!!str"}
+		return conf.Value{Text: n.Value, String: isString(n)}
 	}
 	b, _ := yaml.Marshal(n) // what can't be written again is reported as empty
 	return conf.Value{Text: strings.TrimSpace(string(b)), List: list(n)}
@@ -258,14 +256,24 @@ func list(n *yaml.Node) []string {
 	}
 	elements := []string{}
 	for _, e := range n.Content {
-		v := value(e)
-		if !v.String {
+		e = meant(e) // and no deeper: a list may be an element of itself
+		if !isString(e) {
 			return nil
 		}
-		elements = append(elements, v.Text)
+		elements = append(elements, e.Value)
 	}
 	return elements
 }
+
+// meant is n, or what n is an alias of.
+func meant(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+func isString(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" }
 
 // Set gives text to the field that belongs to the flag. Its errors name the flag.
 func (c *Config) Set(flag, text string) error {

@@ -65,6 +65,7 @@ func TestErrors(t *testing.T) {
 		{"nothing for a list", "podAnnotations:", `f: field podAnnotations: "": want a list of strings`},
 		{"list of numbers", "sandboxedRuntimes: [a, 1]", `f: field sandboxedRuntimes: "[a, 1]": want a list of strings`},
 		{"list of lists", "sandboxedRuntimes: [[a]]", `f: field sandboxedRuntimes: "[[a]]": want a list of strings`},
+		{"a list that is its own element", "sandboxedRuntimes: &a [*a]", `f: field sandboxedRuntimes: "`},
 		{"an annotation that there is not", "podAnnotations: [podwall.io/raw-sockets]", `f: field podAnnotations: "podwall.io/raw-sockets": want raw-sockets`},
 		{"a runtime without name", `sandboxedRuntimes: [""]`, `f: field sandboxedRuntimes: "": want a runtime class's name`},
 		{"a runtime in brackets", `sandboxedRuntimes: ["kata[", a]`, `f: field sandboxedRuntimes: "kata[": want a runtime class's name`},
