@@ -52,8 +52,9 @@ func TestFullDisk(t *testing.T) {
 
 	// There is room in the database's own free pages for a few.
 	var added []*lab.Sandbox
-	late, err := n.bare(t, "shop", "late"), error(nil)
-	for err = n.plugin(t.Context(), "ADD", late); err == nil && len(added) < 20; err = n.plugin(t.Context(), "ADD", late) {
+	late := n.bare(t, "shop", "late")
+	err := n.plugin(t.Context(), "ADD", late)
+	for ; err == nil && len(added) < 20; err = n.plugin(t.Context(), "ADD", late) {
 		added = append(added, late)
 		late = n.bare(t, "shop", fmt.Sprintf("late-%d", len(added)))
 	}

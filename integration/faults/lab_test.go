@@ -65,7 +65,7 @@ type node struct {
 // newNode makes a node without podwalld and pods, until the test ends.
 func newNode(t testing.TB, options ...lab.NodeOption) *node {
 	t.Helper()
-	name := strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
+	name := strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())
 	l, err := lab.NewNode(name, options...)
 	must(t, err)
 	t.Cleanup(func() {
