@@ -51,7 +51,7 @@ func whole(f *field, p *pod, token []byte) []byte {
 	return ether(f.neighbour.mac, p.mac, etherIPv4, udpTo(p, f, false, token))
 }
 
-// packetAttacks are those of AF_PACKET and AF_XDP sockets.
+// packetAttacks are those of AF_PACKET sockets.
 func packetAttacks() []attack {
 	raw, cooked := unix.SOCK_RAW, unix.SOCK_DGRAM
 	// sent is an attack whose frame is made by build.
@@ -95,8 +95,5 @@ func packetAttacks() []attack {
 		sent("data behind an ARP request", frame{kind: raw, told: etherARP}, func(f *field, p *pod, token []byte) []byte {
 			return ether(f.neighbour.mac, p.mac, etherARP, join(arp(1, p.mac, p.v4, make([]byte, 6), f.neighbour.v4), token))
 		}),
-		{name: "AF_XDP socket", needs: []int{intruder.NetRaw}, act: func(f *field, p *pod, token []byte) intruder.Act {
-			return intruder.Act{Sends: []intruder.Send{{Domain: unix.AF_XDP, Device: "eth0", Packets: [][]byte{whole(f, p, token)}}}}
-		}},
 	}
 }

@@ -30,11 +30,12 @@ func wage(t *testing.T, f *field, attacks []attack, namespaces ...string) {
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			t.Parallel()
-			free := f.free
-			if a.damage {
-				free = f.unprotected(t)
-			}
-			a.succeed(t, f, free)
+			a.succeed(t, f, "without podwall the attack does not succeed either", func() *pod {
+				if a.damage {
+					return f.unprotected(t)
+				}
+				return f.free
+			})
 			for _, ns := range namespaces {
 				p := held[ns]
 				if a.damage {
@@ -54,22 +55,31 @@ func (a attack) target(f *field) *tap {
 	return f.there
 }
 
-// succeed makes the attack until it arrives.
-func (a attack) succeed(t *testing.T, f *field, p *pod) {
+// succeed makes the attack in a pod until it arrives; complaint says what it means
+// if it never does. A device that just came up may lose what is sent, so it is
+// sent again; where a script sends, that takes another pod.
+func (a attack) succeed(t *testing.T, f *field, complaint string, another func() *pod) {
 	t.Helper()
 	token := newToken()
+	p := another()
 	act := a.act(f, p, token)
 	eventually(t, func() error {
 		err := p.act(t, act, a.needs)
 		if arrives(a.target(f), token) {
 			return nil
 		}
-		act.Script = again(act) // a device that just came up may lose what is sent
-		return fmt.Errorf("without podwall the attack does not succeed either: %w", cmp.Or(err, errSilence))
+		if len(act.Sends) > 0 {
+			act.Script = "" // what it changed stays so
+		} else {
+			p = another()
+			act = a.act(f, p, token)
+		}
+		return fmt.Errorf("%s: %w", complaint, cmp.Or(err, errSilence))
 	})
 }
 
-// fail makes the attack, and sends three times; nothing may leave the pod.
+// fail makes the attack, and sends three times; nothing may leave the pod, also
+// once podwalld has seen what the attack changed.
 func (a attack) fail(t *testing.T, f *field, p *pod) {
 	t.Helper()
 	token := newToken()
@@ -78,6 +88,9 @@ func (a attack) fail(t *testing.T, f *field, p *pod) {
 	for range 3 {
 		refused = errors.Join(refused, p.act(t, act, a.needs))
 		act.Script = again(act)
+		if a.damage {
+			time.Sleep(silence)
+		}
 	}
 	time.Sleep(silence)
 	at := f.here
