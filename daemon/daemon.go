@@ -26,6 +26,7 @@ import (
 	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/source/manifest"
 	"github.com/podwall/podwall/daemon/store"
+	"github.com/podwall/podwall/daemon/tamper"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/nft"
 	"github.com/podwall/podwall/internal/queue"
@@ -88,6 +89,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.source.Run(ctx, d.keeper.SetWorld) })
 	g.Go(func() error { return d.keeper.Run(ctx) })
+	g.Go(func() error { return d.listen(ctx) })
 	g.Go(func() error { return d.keeper.Watch(ctx, sweepEvery) })
 	g.Go(func() error { return d.watchAddresses(ctx, addresses) })
 	g.Go(func() error { return d.serve(ctx, listener) })
@@ -267,6 +269,15 @@ func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
 		Log:     d.log,
 	}
 	return s.Serve(ctx, l)
+}
+
+// listen tells the Keeper what happens in the pods' namespaces. Without it (it
+// takes CAP_NET_BROADCAST) the sweep finds that, some seconds later.
+func (d *daemon) listen(ctx context.Context) error {
+	if err := tamper.Watch(ctx, d.keeper.Heard); err != nil {
+		d.log.Warn("changes by others are noticed by the sweep only", "error", err)
+	}
+	return nil
 }
 
 // announce tells systemd when the daemon is ready, and when it stops.

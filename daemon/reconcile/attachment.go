@@ -20,10 +20,13 @@ type attachment struct {
 	// Guarded by the Keeper's mutex.
 	record   store.Record
 	status   api.AttachmentStatus
-	adding   bool // in the middle of ADD: not in the store yet
-	gone     bool // forgotten, while somebody may still hold it
-	restored bool // from the store, and not looked at yet
-	look     bool // somebody else may have changed the rules
+	adding   bool   // in the middle of ADD: not in the store yet
+	gone     bool   // forgotten, while somebody may still hold it
+	restored bool   // from the store, and not looked at yet
+	look     bool   // somebody else may have changed the rules
+	suspect  string // who may have, if that was heard
+	listens  bool   // changes in the namespace are heard, by the id space
+	space    int32
 	known    *nft.Known
 	notice   notice       // what the rules, where they stand, do not keep
 	said     string       // of the notice, in the log

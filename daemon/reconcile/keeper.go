@@ -11,6 +11,7 @@ import (
 	"github.com/podwall/podwall/daemon/bypass"
 	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
+	"github.com/podwall/podwall/daemon/tamper"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/nft"
 	"github.com/podwall/podwall/internal/policy"
@@ -33,6 +34,12 @@ type Kernel struct {
 	// Bypass says how traffic of the interface goes past the rules in its
 	// namespace, or nothing. Without it nobody looks.
 	Bypass func(netns int, iface string) (string, error)
+	// Index is the index of an interface. Without it nobody asks whether that is
+	// the device it was.
+	Index func(netns int, iface string) (int, error)
+	// NamespaceID is the id by which changes in a namespace are heard. Without it
+	// nobody listens.
+	NamespaceID func(netns int) (int32, error)
 	// NoGuard says that this kernel has no hook at the egress of a device, NoOwner
 	// that tables can't belong to one process and outlive it.
 	NoGuard, NoOwner bool
@@ -40,7 +47,7 @@ type Kernel struct {
 
 // RealKernel is the kernel that this process runs on.
 var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation, Own: own,
-	Bypass: bypass.Find}
+	Bypass: bypass.Find, NamespaceID: tamper.NamespaceID, Index: nft.Index}
 
 // A Keeper keeps the firewalls of this node's attachments. Its exported fields
 // are set before the first call and not changed afterwards; its methods may be

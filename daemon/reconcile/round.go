@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -134,6 +135,12 @@ func (k *Keeper) write(j job, netns int) error {
 	if stale {
 		return nil
 	}
+	index, err := k.sameDevice(a, netns)
+	if err != nil {
+		return err
+	}
+	k.listen(a, netns)
+	strange := k.strange(a, netns, last)
 	start := time.Now()
 	now, wrote, err := k.apply(a, netns, j.rules, last)
 	if err != nil {
@@ -142,18 +149,34 @@ func (k *Keeper) write(j job, netns int) error {
 	took := time.Since(start)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	a.record.Index = index
 	if a.record.Revision == "" && a.record.Adopted == ruleset.AdoptedNow {
 		a.record.AdoptedAt = stamp() // grace counts from its first rules on
 	}
 	if wrote {
 		k.Log.Debug("rules applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "epoch", now.Epoch, "took", took)
 		a.record.AppliedAt, a.record.Took = stamp(), took
-		if last != nil && new(comparison).same(last.Rules, j.rules) {
-			k.Log.Warn("the rules had been changed by somebody else and are repaired", "pod", a.record.Pod(), "attachment", a.record.Key.String())
+		if strange || last != nil && new(comparison).same(last.Rules, j.rules) {
+			k.Log.Warn("the rules, or others beside them, had been changed by somebody else; they are as they should be now",
+				"pod", a.record.Pod(), "attachment", a.record.Key.String(), "by", cmp.Or(a.suspect, "unknown"))
 		}
 	}
+	a.suspect = ""
 	k.enforced(a, now, j.version)
 	return nil
+}
+
+// strange reports whether nftables in a's namespace is not as an earlier run of
+// the daemon left it, where last does not tell.
+func (k *Keeper) strange(a *attachment, netns int, last *nft.Known) bool {
+	k.mu.Lock()
+	generation := a.record.Generation
+	k.mu.Unlock()
+	if last != nil || generation == 0 {
+		return false
+	}
+	now, err := k.Kernel.Generation(netns)
+	return err == nil && now != generation
 }
 
 // enforced notes what stands in the kernel. k.mu is held.

@@ -40,6 +40,7 @@ type NetnsID struct {
 type Record struct {
 	api.Attachment
 	NetnsID    NetnsID          `json:"netnsID"`
+	Index      int              `json:"index,omitempty"` // of the interface, once rules stand for it
 	Revision   string           `json:"revision"`
 	Epoch      ruleset.Epoch    `json:"epoch"`
 	Generation uint32           `json:"generation"` // of the namespace's nftables, after the transaction

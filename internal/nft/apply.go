@@ -66,7 +66,7 @@ func applyBy(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last
 }
 
 func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, bool, error) {
-	index, err := linkIndex(netns, iface)
+	index, err := Index(netns, iface)
 	if err != nil {
 		return Known{}, false, err
 	}
@@ -171,7 +171,7 @@ func nextEpoch(netns int, cur ruleset.Epoch, others []ruleset.Epoch) (ruleset.Ep
 // returns the differences in words and the generation it looked at. It changes
 // nothing. No differences: the kernel holds exactly these rules.
 func Check(netns int, iface string, known Known) ([]string, uint32, error) {
-	index, err := linkIndex(netns, iface)
+	index, err := Index(netns, iface)
 	if err != nil {
 		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
 	}

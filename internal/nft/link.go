@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkIndex returns the index of an interface in a namespace. A missing one is
-// an error that matches fs.ErrNotExist.
-func linkIndex(netns int, iface string) (int, error) {
+// Index returns the index of an interface in a namespace. A missing one is an
+// error that matches fs.ErrNotExist.
+func Index(netns int, iface string) (int, error) {
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: netns})
 	if err != nil {
 		return 0, fmt.Errorf("open netlink: %w", err)

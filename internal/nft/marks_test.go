@@ -45,7 +45,7 @@ func TestEpochsStartAgainWithoutOldAcceptances(t *testing.T) {
 // jump puts rs in place in the given epoch.
 func jump(t *testing.T, netns int, rs ruleset.RuleSet, epoch ruleset.Epoch) Known {
 	t.Helper()
-	index, err := linkIndex(netns, "eth0")
+	index, err := Index(netns, "eth0")
 	if err != nil {
 		t.Fatal(err)
 	}
