@@ -220,7 +220,8 @@ func everything(m ruleset.Match) bool {
 
 // serviceRules returns the rules of the service tier, given which doors are
 // accepted: one for each protocol, port and action, naming the frontends about
-// which the chain alone would be wrong, and those about other nodes.
+// which all that follows would be wrong, and those about other nodes around them:
+// what either drops is dropped.
 func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
 	type group struct {
 		proto  ruleset.Proto
@@ -228,8 +229,9 @@ func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
 		action ruleset.Action
 	}
 	groups := make(map[group][]netip.Addr)
+	far := e.nodePorts(doors, accepted)
 	for f, ok := range e.verdicts(doors, accepted) {
-		if ok == e.accepts(f.addr, f.proto, f.port) {
+		if ok == (e.accepts(f.addr, f.proto, f.port) || e.acceptsFar(far, f)) {
 			continue
 		}
 		g := group{proto: f.proto, port: f.port, action: ruleset.Drop}
@@ -248,7 +250,6 @@ func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
 		}
 		return a.Index - b.Index
 	})
-	far := e.nodePorts(doors, accepted)
 	return slices.Concat(e.nodePortRule(far, ruleset.Drop), rules, e.nodePortRule(far, ruleset.Accept))
 }
 
@@ -257,15 +258,31 @@ func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
 func (e *egress) nodePorts(doors []door, accepted []bool) map[frontend]bool {
 	verdicts := make(map[frontend]bool)
 	for i, d := range doors {
-		first := slices.IndexFunc(e.others, func(a netip.Addr) bool { return a.BitLen() == d.bits })
-		if d.nodePort == 0 || first < 0 {
+		first := e.firstOther(d.bits)
+		if d.nodePort == 0 || !first.IsValid() {
 			continue
 		}
-		f := frontend{e.others[first], d.proto, d.nodePort}
+		f := frontend{first, d.proto, d.nodePort}
 		before, met := verdicts[f]
 		verdicts[f] = accepted[i] && (before || !met)
 	}
 	return verdicts
+}
+
+// firstOther is the first address of bits bits that another node has, or none.
+func (e *egress) firstOther(bits int) netip.Addr {
+	i := slices.IndexFunc(e.others, func(a netip.Addr) bool { return a.BitLen() == bits })
+	if i < 0 {
+		return netip.Addr{}
+	}
+	return e.others[i]
+}
+
+// acceptsFar reports whether f is at another node, at a node port that verdicts
+// accept.
+func (e *egress) acceptsFar(verdicts map[frontend]bool, f frontend) bool {
+	_, other := slices.BinarySearchFunc(e.others, f.addr, netip.Addr.Compare)
+	return other && verdicts[frontend{e.firstOther(f.addr.BitLen()), f.proto, f.port}]
 }
 
 // nodePortRule returns the rule for the node ports of other nodes that get

@@ -47,6 +47,14 @@ func TestServices(t *testing.T) {
 	otherNode := func(s *policy.Snapshot, _ *policy.Target) {
 		s.Nodes = []policy.Node{{Name: "own", Addresses: addr("192.168.0.1")}, {Name: "other", Addresses: addr("192.168.0.2", "fd00:9::2")}}
 	}
+	// dbAtOther is the Service "db" whose external address and port are those of a
+	// node port of "api" at the other node.
+	dbAtOther := func(s *policy.Snapshot, target *policy.Target) {
+		otherNode(s, target)
+		s.Services = append(s.Services, policy.Service{Namespace: "shop", Name: "db", Addresses: addr("192.168.0.2"),
+			Ports: []policy.ServicePort{{Name: "http", Proto: ruleset.TCP, Port: 30080}}})
+	}
+	toDB, withDB := rule(inShop("db"), tcp(8080)), append(both, of("db", backends(8080, "10.0.0.4")))
 	tests := []struct {
 		name   string
 		egress []policy.Rule
@@ -98,6 +106,9 @@ func TestServices(t *testing.T) {
 		{"another node is allowed but not what is behind its node ports", []policy.Rule{rule(block("192.168.0.0/24"), anyPort)}, both, netip.MustParseAddr("192.168.0.2"), 30080, ruleset.Drop, ruleset.TierService, otherNode},
 		{"another node, over the family where an endpoint is not allowed", []policy.Rule{toAPI}, append(both, backends(8080, "fd00::4")), netip.MustParseAddr("fd00:9::2"), 30080, ruleset.Drop, ruleset.TierService, otherNode},
 		{"other ports of another node are judged as what they are", []policy.Rule{rule(block("192.168.0.0/24"), anyPort)}, both, netip.MustParseAddr("192.168.0.2"), 30081, ruleset.Accept, ruleset.TierPolicy, otherNode},
+		{"an external address at another node's port is not allowed", []policy.Rule{toAPI}, withDB, netip.MustParseAddr("192.168.0.2"), 30080, ruleset.Drop, ruleset.TierService, dbAtOther},
+		{"another node's port at an external address is not allowed", []policy.Rule{toDB}, withDB, netip.MustParseAddr("192.168.0.2"), 30080, ruleset.Drop, ruleset.TierService, dbAtOther},
+		{"another node's port and an external address there are allowed", []policy.Rule{toAPI, toDB}, withDB, netip.MustParseAddr("192.168.0.2"), 30080, ruleset.Accept, ruleset.TierService, dbAtOther},
 		{"two services at one address: both must be allowed", []policy.Rule{toAPI}, append(both, of("db", backends(8080, "10.0.0.4"))), v4, 80, ruleset.Drop, ruleset.TierPolicy,
 			func(s *policy.Snapshot, _ *policy.Target) {
 				db := s.Services[0]
