@@ -64,15 +64,13 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 	if err == nil {
 		err = k.refuse(a)
 	}
-	if owner != nil {
-		owner.Close() // the plugin writes there now
-	}
+	k.finish(a.record.NetnsID, owner) // the plugin writes there now
 	return ad, err
 }
 
 // admit makes ad's attachment one of the Keeper's and compiles its rules. It
 // returns the one that it replaces and the owner of its tables, if any.
-func (k *Keeper) admit(ad *Adding) (old *attachment, owner Owner, err error) {
+func (k *Keeper) admit(ad *Adding) (old *attachment, owner *leaving, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.notSynced(); err != nil {

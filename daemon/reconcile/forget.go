@@ -62,9 +62,7 @@ func (k *Keeper) drop(a *attachment) error {
 	a.forget()
 	owner := k.disownLast(a.record.NetnsID)
 	k.mu.Unlock()
-	if owner != nil {
-		owner.Close()
-	}
+	k.finish(a.record.NetnsID, owner)
 	a.settle()
 	return k.persist(a.record.Key)
 }

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/podwall/podwall/daemon/tamper"
@@ -39,7 +40,7 @@ func (k *Keeper) Heard(e tamper.Event) {
 			continue // what is known already
 		}
 		if e.Generation != 0 {
-			a.suspect = e.Who()
+			a.suspect = cmp.Or(a.suspect, e.Who()) // the first: a repair is heard, too
 		}
 		a.look = true
 		if a.status.State == api.StateEnforced || e.Generation == 0 {

@@ -73,6 +73,7 @@ type Keeper struct {
 	synced             time.Time // of the last World; zero before the first
 	attachments        map[api.Key]*attachment
 	owners             map[store.NetnsID]Owner
+	leaving            map[store.NetnsID]*leaving
 	version            uint64        // of everything that rule sets depend on
 	done               uint64        // the version that the last round reached
 	roundDone          chan struct{} // closed, and replaced, at the end of each round
@@ -90,6 +91,7 @@ func New() *Keeper {
 		kick:        make(chan struct{}, 1),
 		attachments: map[api.Key]*attachment{},
 		owners:      map[store.NetnsID]Owner{},
+		leaving:     map[store.NetnsID]*leaving{},
 		roundDone:   make(chan struct{}),
 	}
 }

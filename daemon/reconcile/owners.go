@@ -87,21 +87,55 @@ func (k *Keeper) owner(a *attachment, netns int, known *nft.Known) (Owner, *nft.
 	return o, known, nil
 }
 
-// disown takes the owner of a namespace's tables out of the Keeper, for the
-// caller to close once it has released k.mu: that waits for the kernel. The
-// tables stay. k.mu is held.
-func (k *Keeper) disown(id store.NetnsID) Owner {
+// A leaving is an owner that is giving up the tables of a namespace. They stay,
+// and may be written to by others when that is done: it takes the kernel up to
+// some 15 ms, and nobody should hold k.mu meanwhile.
+type leaving struct {
+	owner Owner
+	done  chan struct{}
+}
+
+// disown begins to give up the tables of a namespace, if they are owned; the
+// caller calls finish on what it returns once it has released k.mu. k.mu is held.
+func (k *Keeper) disown(id store.NetnsID) *leaving {
 	o := k.owners[id]
+	if o == nil {
+		return k.leaving[id] // somebody else's, to wait for
+	}
 	delete(k.owners, id)
-	return o
+	l := &leaving{owner: o, done: make(chan struct{})}
+	k.leaving[id] = l
+	return l
 }
 
 // disownLast is disown for a namespace that has no attachment any more.
-func (k *Keeper) disownLast(id store.NetnsID) Owner {
+func (k *Keeper) disownLast(id store.NetnsID) *leaving {
 	for _, a := range k.attachments {
 		if a.record.NetnsID == id {
 			return nil
 		}
 	}
 	return k.disown(id)
+}
+
+// finish waits until l has left, and makes it leave if it is the caller's own.
+func (k *Keeper) finish(id store.NetnsID, l *leaving) {
+	if l == nil {
+		return
+	}
+	k.mu.Lock()
+	mine := l.owner
+	l.owner = nil
+	k.mu.Unlock()
+	if mine == nil {
+		<-l.done
+		return
+	}
+	mine.Close()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.leaving[id] == l {
+		delete(k.leaving, id)
+	}
+	close(l.done)
 }
