@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,15 +27,12 @@ func CheckNetns(f *os.File) error {
 	if kind != unix.CLONE_NEWNET {
 		return errors.New("not a network namespace but one of another kind")
 	}
-	own, err := os.Stat("/proc/thread-self/ns/net")
+	own, err := netns.Get()
 	if err != nil {
-		return err
+		return fmt.Errorf("open the node's own namespace: %w", err)
 	}
-	pod, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if os.SameFile(own, pod) {
+	defer own.Close()
+	if own.Equal(netns.NsHandle(f.Fd())) {
 		return errors.New("is the node's own network namespace")
 	}
 	return nil
