@@ -158,7 +158,7 @@ func (k *Keeper) write(j job, netns int) error {
 		a.record.AppliedAt, a.record.Took = stamp(), took
 		if strange || last != nil && new(comparison).same(last.Rules, j.rules) {
 			k.Log.Warn("the rules, or others beside them, had been changed by somebody else; they are as they should be now",
-				"pod", a.record.Pod(), "attachment", a.record.Key.String(), "by", cmp.Or(a.suspect, "unknown"))
+				"pod", a.record.Pod(), "attachment", a.record.Key.String(), "by", cmp.Or(a.suspect, "unknown"), "changed", now.Found[:min(len(now.Found), 5)])
 		}
 	}
 	a.suspect = ""

@@ -17,6 +17,9 @@ type Known struct {
 	Rules      ruleset.RuleSet
 	Epoch      ruleset.Epoch
 	Generation uint32 // of the namespace's nftables; anybody's change there moves it
+	// Found says in words what stood otherwise than it should, where Apply had to
+	// read the kernel; of a table that was not there, one entry for each object.
+	Found []string
 	// Others are the epochs of the namespace's other attachments, which this one
 	// must not take.
 	Others []ruleset.Epoch
@@ -76,9 +79,10 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 		return Known{}, false, err
 	}
 	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others}
-	narrows := now.Epoch == 0 || (sure && !rs.Covers(last.Rules)) ||
-		(!sure && len(was.held[ruleset.Inet].differences(heldOf(rs.Lower(iface, now.Epoch), dev))) > 0)
-	if narrows {
+	if !sure {
+		now.Found = was.differences(tables(now, iface), dev)
+	}
+	if now.Epoch == 0 || len(now.Found) > 0 || (sure && !rs.Covers(last.Rules)) {
 		if now.Epoch, err = nextEpoch(netns, was.epoch, was.others); err != nil {
 			return Known{}, false, err
 		}
@@ -121,6 +125,15 @@ func commit(c *nftables.Conn, dev device, was reading, want [len(families)]rules
 
 // following is the generation after g, as the kernel counts.
 func following(g uint32) uint32 { return max(g+1, 1) }
+
+// differences says in words how what was read differs from want.
+func (r *reading) differences(want [len(families)]ruleset.Table, dev device) []string {
+	var diffs []string
+	for i, t := range want {
+		diffs = append(diffs, r.held[i].differences(heldOf(t, dev))...)
+	}
+	return diffs
+}
 
 // tables returns what should stand, in the order of families.
 func tables(k Known, iface string) [len(families)]ruleset.Table {
@@ -184,11 +197,7 @@ func Check(netns int, iface string, known Known) ([]string, uint32, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
 	}
-	var diffs []string
-	for i, t := range tables(known, iface) {
-		diffs = append(diffs, r.held[i].differences(heldOf(t, device{index: index, name: iface}))...)
-	}
-	return diffs, r.generation, nil
+	return r.differences(tables(known, iface), device{index: index, name: iface}), r.generation, nil
 }
 
 // Generation returns the number of the last nftables transaction in the

@@ -1,7 +1,9 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 
@@ -105,7 +107,10 @@ func (c *change) do() error {
 	}
 	// An existing table is not asked for again: its flags, if others, would be
 	// refused.
-	if len(c.have.blocks) == 0 && !exists(c.conn, c.table) {
+	switch {
+	case c.have.dormant:
+		c.queue(func() { c.conn.AddTable(c.table) }) // wakes it up
+	case len(c.have.blocks) == 0 && !exists(c.conn, c.table):
 		c.conn.AddTable(c.table)
 	}
 	if !c.have.fits(c.wanted) {
@@ -143,6 +148,13 @@ func (c *change) do() error {
 	}
 	c.remove(c.wanted)
 	return nil
+}
+
+// exists reports whether a table exists; an error counts as yes, since the next
+// call will say what is wrong.
+func exists(c *nftables.Conn, t *nftables.Table) bool {
+	_, err := c.ListTableOfFamily(t.Name, t.Family)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 func (c *change) queue(f func()) {

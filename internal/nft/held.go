@@ -21,6 +21,7 @@ type held struct {
 	// else made one.
 	inKernel []string
 	twins    bool
+	dormant  bool // the table exists and does nothing, which is somebody else's doing
 }
 
 type heldBlock struct {
@@ -81,7 +82,7 @@ func (h held) equal(want held) bool {
 		add, del := diffPrefixes(a.Elements, b.Elements)
 		return a.V6 == b.V6 && a.Interval == b.Interval && len(add)+len(del) == 0
 	}
-	return !h.twins && maps.Equal(h.counters, want.counters) && maps.EqualFunc(h.sets, want.sets, sameSet) &&
+	return !h.twins && !h.dormant && maps.Equal(h.counters, want.counters) && maps.EqualFunc(h.sets, want.sets, sameSet) &&
 		maps.EqualFunc(h.blocks, want.blocks, heldBlock.equal)
 }
 
@@ -109,6 +110,9 @@ func (h held) judgesAs(want held) bool {
 func (h held) differences(want held) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if h.dormant {
+		say("the table is dormant")
+	}
 	missingAndExtra(say, "counter", h.counters, want.counters)
 	missingAndExtra(say, "set", h.sets, want.sets)
 	missingAndExtra(say, "chain", h.blocks, want.blocks)

@@ -220,6 +220,7 @@ func TestApplyRepairs(t *testing.T) {
 		"nft add chain inet podwall eth0/postrouting '{ policy accept; }'",
 		"nft flush chain inet podwall eth0/ingress/policy.0/tcp",
 		"nft add set inet podwall eth0/ingress/policy/shop/p0/0.0/ip.b '{ type ipv4_addr; }'",
+		"nft add table inet podwall '{ flags dormant; }'",
 		"nft add set inet podwall eth0/mine '{ type ipv4_addr; }'",
 	} {
 		t.Run(harm, func(t *testing.T) {

@@ -42,9 +42,14 @@ func read(c *nftables.Conn, prefix string) (r reading, err error) {
 // table reads the attachment's part of one table.
 func (r *reading) table(c *nftables.Conn, f ruleset.Family, prefix string) error {
 	t := tableOf(f)
-	if !exists(c, t) {
+	there, err := c.ListTableOfFamily(t.Name, t.Family)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("list table: %w", err)
+	}
+	r.held[f].dormant = there.Flags&nftables.TableFlagDormant != 0
 	chains, err := c.ListChainsOfTableFamily(t.Family)
 	if err != nil {
 		return fmt.Errorf("list chains: %w", err)
@@ -70,13 +75,6 @@ func (r *reading) table(c *nftables.Conn, f ruleset.Family, prefix string) error
 		}
 	}
 	return nil
-}
-
-// exists reports whether a table exists; an error counts as yes, since the next
-// call will say what is wrong.
-func exists(c *nftables.Conn, t *nftables.Table) bool {
-	_, err := c.ListTableOfFamily(t.Name, t.Family)
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // counters reads all counters of a table; there are none without the table.
