@@ -80,9 +80,7 @@ func (d Dir) list(f *File, path string, text []byte) {
 		f.Network, f.CNIVersion, f.Plugins = l.Name, l.Version, l.Types
 	}
 	if err == nil || errors.Is(err, chain.ErrNoPlugins) {
-		if e := utils.ValidateNetworkName(f.Network); e != nil {
-			err = fmt.Errorf("field name: %q: %s", f.Network, e.Msg)
-		}
+		err = cmp.Or(named(f.Network), err)
 	}
 	switch {
 	case errors.Is(err, chain.ErrNoPlugins):
@@ -96,6 +94,14 @@ func (d Dir) list(f *File, path string, text []byte) {
 		return
 	}
 	d.chain(f, path, text, l)
+}
+
+// named returns an error unless a network may have this name.
+func named(network string) error {
+	if e := utils.ValidateNetworkName(network); e != nil {
+		return fmt.Errorf("field name: %q: %s", network, e.Msg)
+	}
+	return nil
 }
 
 // chain plans what becomes of a list that podwall belongs in.
@@ -166,6 +172,10 @@ func (d Dir) single(f *File, text []byte) {
 		return
 	}
 	f.Network, f.CNIVersion, f.Plugins = l.Name, l.Version, l.Types
+	if err := named(l.Name); err != nil {
+		f.State, f.Problem = Unusable, err.Error()
+		return
+	}
 	f.Remove = d.forget(path, text)
 	if exempt(l.Types) {
 		f.State = Exempt

@@ -272,7 +272,7 @@ func check(k api.Key) error {
 		return fmt.Errorf("container id of %d bytes: at most 512 are kept", len(k.ContainerID))
 	case len(k.Interface) > 15:
 		return fmt.Errorf("interface %q: at most 15 bytes", k.Interface)
-	case !utf8.ValidString(k.ContainerID + k.Interface):
+	case !utf8.ValidString(k.ContainerID), !utf8.ValidString(k.Interface):
 		return fmt.Errorf("container id or interface of %q/%q: not UTF-8, which JSON can't hold", k.ContainerID, k.Interface)
 	}
 	return nil
