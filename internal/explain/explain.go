@@ -29,11 +29,35 @@ type Options struct {
 // Explain says what becomes of the flow that req describes. An end that does not
 // exist or can't be judged is an *api.Error.
 func Explain(w *policy.World, req api.ExplainRequest, opts Options) (api.Explanation, error) {
+	return New(w, opts).Explain(req)
+}
+
+// An Explainer answers many questions about one World. It compiles each pod once,
+// when it is first asked about it. Like the World, it must not be used by two
+// goroutines at once.
+type Explainer struct {
+	w        *policy.World
+	opts     Options
+	compiled map[End]compiled // by the pod
+}
+
+// New returns an Explainer of w.
+func New(w *policy.World, opts Options) *Explainer {
+	return &Explainer{w: w, opts: opts, compiled: make(map[End]compiled)}
+}
+
+// Explain is the function Explain about the Explainer's World.
+func (x *Explainer) Explain(req api.ExplainRequest) (api.Explanation, error) {
 	from, to, err := Parse(req)
 	if err != nil {
 		return api.Explanation{}, api.Errorf(api.CodeInvalid, "%v", err)
 	}
-	e := explainer{w: w, opts: opts, proto: req.Protocol, port: req.Port}
+	return x.Flow(from, to, req.Protocol, req.Port)
+}
+
+// Flow is Explain for ends that have been parsed, or were never text.
+func (x *Explainer) Flow(from, to End, proto ruleset.Proto, port uint16) (api.Explanation, error) {
+	e := explainer{Explainer: x, proto: proto, port: port}
 	source, err := e.find(from)
 	if err != nil {
 		return api.Explanation{}, err
@@ -45,10 +69,12 @@ func Explain(w *policy.World, req api.ExplainRequest, opts Options) (api.Explana
 	return e.flows(source, target), nil
 }
 
+// Rules returns the rules by which flows of pod, one of the World's, are judged.
+func (x *Explainer) Rules(pod policy.Pod) ruleset.RuleSet { return x.compile(pod).rules }
+
 // An explainer is one question.
 type explainer struct {
-	w     *policy.World
-	opts  Options
+	*Explainer
 	proto ruleset.Proto
 	port  uint16
 }

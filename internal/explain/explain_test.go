@@ -335,3 +335,25 @@ func broken(of string) policy.Policy {
 	p.Broken = "spec.ingress[0].ports[0].port: 70000 is no port"
 	return p
 }
+
+// An Explainer remembers rules, never answers.
+func TestAnExplainerAnswersEachQuestionAsIfItWereTheFirst(t *testing.T) {
+	x := explain.New(policy.New(shop()), explain.Options{})
+	for range 2 {
+		for _, from := range []string{"shop/web", "shop/batch", "shop/caged", "shop/dual", "10.1.0.1"} {
+			for _, to := range []string{"shop/api", "shop/db", "shop/caged", "shop/dual-2", "svc/shop/mixed", "10.1.0.1"} {
+				for _, port := range []uint16{80, 8080, 9090, 30080} {
+					req := api.ExplainRequest{From: from, To: to, Port: port, Protocol: ruleset.TCP}
+					want, err := explain.Explain(policy.New(shop()), req, explain.Options{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					got, err := x.Explain(req)
+					if diff := cmp.Diff(want, got); err != nil || diff != "" {
+						t.Errorf("%s to %s:%d: %v (-first +later):\n%s", from, to, port, err, diff)
+					}
+				}
+			}
+		}
+	}
+}

@@ -160,11 +160,11 @@ func missing(kind, name string, known []string) error {
 }
 
 // nodeOf is the addresses of the node that pod is on.
-func (e *explainer) nodeOf(pod policy.Pod) []netip.Addr {
-	node, _ := e.w.Node(pod.Node)
+func (x *Explainer) nodeOf(pod policy.Pod) []netip.Addr {
+	node, _ := x.w.Node(pod.Node)
 	addrs := slices.Clone(node.Addresses)
-	if pod.Node == "" || pod.Node == e.opts.Node {
-		addrs = append(addrs, e.opts.NodeAddresses...)
+	if pod.Node == "" || pod.Node == x.opts.Node {
+		addrs = append(addrs, x.opts.NodeAddresses...)
 	}
 	return addrs
 }

@@ -19,14 +19,33 @@ type side struct {
 	selecting []policy.Selection
 }
 
-func (e *explainer) side(pod policy.Pod, d ruleset.Direction) side {
-	rs := e.w.Compile(policy.Target{
-		Pod:                pod,
-		Addresses:          pod.Addresses,
-		Node:               e.nodeOf(pod),
-		NodeEgressByPolicy: e.opts.NodeEgressByPolicy,
-	})
-	return side{pod: pod, dir: d, chain: rs.Chain(d), selecting: e.w.Selecting(pod)}
+func (x *Explainer) side(pod policy.Pod, d ruleset.Direction) side {
+	c := x.compile(pod)
+	return side{pod: pod, dir: d, chain: c.rules.Chain(d), selecting: c.selecting}
+}
+
+// A compiled is what judges one pod's flows, in both directions.
+type compiled struct {
+	rules     ruleset.RuleSet
+	selecting []policy.Selection
+}
+
+func (x *Explainer) compile(pod policy.Pod) compiled {
+	id := End{Namespace: pod.Namespace, Name: pod.Name}
+	if c, ok := x.compiled[id]; ok {
+		return c
+	}
+	c := compiled{
+		rules: x.w.Compile(policy.Target{
+			Pod:                pod,
+			Addresses:          pod.Addresses,
+			Node:               x.nodeOf(pod),
+			NodeEgressByPolicy: x.opts.NodeEgressByPolicy,
+		}),
+		selecting: x.w.Selecting(pod),
+	}
+	x.compiled[id] = c
+	return c
 }
 
 // A hop is where a flow goes, or comes from, as a pod's rules see it.
