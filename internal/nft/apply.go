@@ -18,7 +18,7 @@ type Known struct {
 	Epoch      ruleset.Epoch
 	Generation uint32 // of the namespace's nftables; anybody's change there moves it
 	// Found says in words what stood otherwise than it should, where Apply had to
-	// read the kernel; of a table that was not there, one entry for each object.
+	// read rules that were there before.
 	Found []string
 	// Others are the epochs of the namespace's other attachments, which this one
 	// must not take.
@@ -34,9 +34,9 @@ type Known struct {
 // otherwise. With nil it reads the kernel.
 //
 // The change is one transaction; one before it may make sets that nothing uses
-// yet. If it takes something away, or if Apply can't
-// tell because it did not know the rules before, it moves the epoch with it, so
-// that every open connection is judged again at its next packet. On error the
+// yet. If it takes something away, or if Apply can't tell because it did not know
+// the rules before, it moves the epoch with it, so that every open connection is
+// judged again at its next packet. On error the
 // rules before stand, unless the error came after the kernel had committed; a
 // caller that passes nil next time is right in either case.
 func Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (now Known, wrote bool, err error) {
@@ -79,7 +79,7 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 		return Known{}, false, err
 	}
 	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others}
-	if !sure {
+	if !sure && now.Epoch != 0 { // in a new namespace there is nothing to compare
 		now.Found = was.differences(tables(now, iface), dev)
 	}
 	if now.Epoch == 0 || len(now.Found) > 0 || (sure && !rs.Covers(last.Rules)) {

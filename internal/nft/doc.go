@@ -5,12 +5,13 @@
 //
 //	ruleset.RuleSet ──Lower──▶ ruleset.Table ──encode──▶ one transaction
 //	                                 ▲
-//	                    kernel ──────┘ Read, decode
+//	                    kernel ──────┘ read, and compared by fingerprint
 //
 // # Contract
 //
-// Apply changes an attachment's rules in one transaction that is as small as the
+// Apply changes what packets meet in one transaction that is as small as the
 // difference: a packet meets the old rules or the new ones, never a mixture, and
-// on error the old ones stay. Where nothing differs nothing is written. Other
+// on error the old ones stay. Before it there may be one that only makes sets,
+// which no rule refers to yet. Where nothing differs nothing is written. Other
 // attachments' rules and other tables in the namespace are not touched.
 package nft
