@@ -38,3 +38,14 @@ type Source interface {
 	// api.SourceStatus wants it.
 	Describe() (kind, location string)
 }
+
+// An Update is news from a source that counts differences. Unlike a World, none
+// may be skipped.
+type Update struct {
+	// Whole says that Set is everything there is: what it does not hold is gone.
+	Whole bool
+	policy.Change
+	Problems []api.Problem  // all there are at this moment
+	Objects  map[string]int // how many objects of each kind count
+	Unknown  string         // as in World
+}

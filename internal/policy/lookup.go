@@ -57,7 +57,7 @@ func (w *World) Node(name string) (Node, bool) { return found(w.nodes[name]) }
 
 // Service returns a Service of the Snapshot.
 func (w *World) Service(namespace, service string) (Service, bool) {
-	return found(w.services[name{namespace, service}])
+	return found(w.services[Name{namespace, service}])
 }
 
 // ServicesAt returns the Services that have the virtual address a.
@@ -81,7 +81,7 @@ type Backend struct {
 // address vip may reach: those of its family, in no order, ready or not.
 func (w *World) Backends(s Service, p ServicePort, vip netip.Addr) []Backend {
 	var list []Backend
-	for _, slice := range w.slices[name{s.Namespace, s.Name}] {
+	for _, slice := range w.slices[Name{s.Namespace, s.Name}] {
 		for _, port := range slice.Ports {
 			if port.Name == p.Name && port.Proto == p.Proto {
 				list = slice.backends(list, port.Port, plain(vip).BitLen())

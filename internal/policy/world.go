@@ -18,9 +18,9 @@ const NamespaceNameLabel = "kubernetes.io/metadata.name"
 type World struct {
 	namespaces map[string]*namespace
 	nodes      map[string]*Node
-	services   map[name]*Service
+	services   map[Name]*Service
 	servicesAt map[netip.Addr][]Service
-	slices     map[name][]*EndpointSlice // by the Service they serve
+	slices     map[Name][]*EndpointSlice // by the Service they serve
 	podsAt     map[netip.Addr][]Pod
 
 	// policies are those that look into one namespace, by its name; wide are
@@ -40,9 +40,6 @@ type World struct {
 	nodeAddrs []netip.Addr               // of all nodes
 }
 
-// A name is an object's within its kind. A struct, not a joined string: the pods
-// ("a-b", "c") and ("a", "b-c") are two.
-type name struct{ namespace, name string }
 
 // A namespace is one with what it holds.
 type namespace struct {
@@ -59,9 +56,9 @@ func New(s Snapshot) *World {
 	w := &World{
 		namespaces: make(map[string]*namespace),
 		nodes:      make(map[string]*Node),
-		services:   make(map[name]*Service),
+		services:   make(map[Name]*Service),
 		servicesAt: make(map[netip.Addr][]Service),
-		slices:     make(map[name][]*EndpointSlice),
+		slices:     make(map[Name][]*EndpointSlice),
 		podsAt:     make(map[netip.Addr][]Pod, len(s.Pods)),
 		policies:   make(map[string][]*Policy),
 		sets:       make(map[string][]*Pod),
@@ -83,7 +80,7 @@ func New(s Snapshot) *World {
 		w.addService(&s.Services[i])
 	}
 	for i := range s.Slices {
-		of := name{s.Slices[i].Namespace, s.Slices[i].Service}
+		of := Name{s.Slices[i].Namespace, s.Slices[i].Service}
 		w.slices[of] = append(w.slices[of], &s.Slices[i])
 	}
 	for i := range s.Policies {
@@ -128,7 +125,7 @@ func (w *World) addPod(p *Pod) {
 
 func (w *World) addService(s *Service) {
 	w.namespace(s.Namespace)
-	w.services[name{s.Namespace, s.Name}] = s
+	w.services[Name{s.Namespace, s.Name}] = s
 	for _, a := range s.Addresses {
 		w.servicesAt[plain(a)] = append(w.servicesAt[plain(a)], *s)
 	}
