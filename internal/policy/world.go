@@ -40,7 +40,6 @@ type World struct {
 	nodeAddrs []netip.Addr               // of all nodes
 }
 
-
 // A namespace is one with what it holds.
 type namespace struct {
 	Namespace
