@@ -18,6 +18,8 @@ var errDeleted = errors.New("it was deleted meanwhile")
 // An Adding is an attachment in the middle of ADD. It ends with Finish or Abort.
 type Adding struct {
 	Rules ruleset.RuleSet // for the plugin to install
+	// Ended, if it is set, is told of each phase of Finish when that ends.
+	Ended func(phase string)
 
 	k       *Keeper
 	a       *attachment
@@ -132,6 +134,7 @@ func (ad *Adding) finish(ctx context.Context, done api.Applied) error {
 	if err := k.waitFor(ctx, ad.version); err != nil {
 		return err
 	}
+	ad.ended(PhaseOthers)
 	k.mu.Lock()
 	j := job{a: a, rules: k.compile(a), version: k.version}
 	k.mu.Unlock()
@@ -141,9 +144,11 @@ func (ad *Adding) finish(ctx context.Context, done api.Applied) error {
 	if err := ad.handOver(j.version); err != nil {
 		return err
 	}
+	ad.ended(PhaseUpdate)
 	if err := k.persist(a.record.Key); err != nil {
 		return err
 	}
+	ad.ended(PhasePersist)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if a.gone {

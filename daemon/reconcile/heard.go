@@ -43,6 +43,7 @@ func (k *Keeper) Heard(e tamper.Event) {
 			a.suspect = cmp.Or(a.suspect, e.Who()) // the first: a repair is heard, too
 		}
 		a.look = true
+		k.Observer.Heard(e)
 		if a.status.State == api.StateEnforced || e.Generation == 0 {
 			k.wake()
 		}

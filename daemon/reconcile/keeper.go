@@ -62,6 +62,8 @@ type Keeper struct {
 	NodeAddresses func() ([]netip.Addr, error)
 	// Parallel is how many namespaces are written to at once; at least 1.
 	Parallel int
+	// Observer is told what the Keeper does. New gives one that does not listen.
+	Observer Observer
 
 	kick chan struct{} // holds one token while there is a version to work on
 
@@ -79,6 +81,7 @@ type Keeper struct {
 	roundDone          chan struct{} // closed, and replaced, at the end of each round
 	compiled           *policy.World // of version compiledAt
 	compiledAt         uint64
+	dirty, taken       time.Time // of the oldest change that no round has taken, and that the present one has
 	nodeAddrs          []netip.Addr
 	nodeEgressByPolicy bool
 	protection         Protection
@@ -88,6 +91,7 @@ type Keeper struct {
 func New() *Keeper {
 	return &Keeper{
 		Parallel:    8,
+		Observer:    deaf{},
 		kick:        make(chan struct{}, 1),
 		attachments: map[api.Key]*attachment{},
 		owners:      map[store.NetnsID]Owner{},
@@ -99,6 +103,7 @@ func New() *Keeper {
 // changed says that something rule sets depend on is different now. k.mu is held.
 func (k *Keeper) changed() {
 	k.version++
+	k.dirtied()
 	k.wake()
 }
 

@@ -53,6 +53,7 @@ func (k *Keeper) round(ctx context.Context) {
 	defer k.mu.Unlock()
 	if ctx.Err() == nil {
 		k.done = version
+		k.reached()
 		close(k.roundDone)
 		k.roundDone = make(chan struct{})
 	}
@@ -66,6 +67,7 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 	if k.synced.IsZero() {
 		return nil, 0, false
 	}
+	k.take()
 	var c comparison
 	for _, a := range k.attachments {
 		if a.adding {
@@ -125,16 +127,18 @@ func (k *Keeper) carryOut(j job) {
 }
 
 // write makes j's rules stand in the namespace, unless newer ones do.
-func (k *Keeper) write(j job, netns int) error {
+func (k *Keeper) write(j job, netns int) (err error) {
 	a := j.a
 	a.writing.Lock()
 	defer a.writing.Unlock()
 	k.mu.Lock()
 	last, stale := a.known, a.gone || a.applied > j.version
+	try := Attempt{Again: a.status.State == api.StateError}
 	k.mu.Unlock()
 	if stale {
 		return nil
 	}
+	defer func() { try.Err = err; k.Observer.Attempted(try) }()
 	index, err := k.sameDevice(a, netns)
 	if err != nil {
 		return err
@@ -143,10 +147,11 @@ func (k *Keeper) write(j job, netns int) error {
 	strange := k.strange(a, netns, last)
 	start := time.Now()
 	now, wrote, err := k.apply(a, netns, j.rules, last)
+	took := time.Since(start)
+	try.Took, try.Wrote = took, wrote
 	if err != nil {
 		return err
 	}
-	took := time.Since(start)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	a.record.Index = index
@@ -157,6 +162,7 @@ func (k *Keeper) write(j job, netns int) error {
 		k.Log.Debug("rules applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "epoch", now.Epoch, "took", took)
 		a.record.AppliedAt, a.record.Took = stamp(), took
 		if strange || last != nil && new(comparison).same(last.Rules, j.rules) {
+			try.Foreign = true
 			k.Log.Warn("the rules, or others beside them, had been changed by somebody else; they are as they should be now",
 				"pod", a.record.Pod(), "attachment", a.record.Key.String(), "by", cmp.Or(a.suspect, "unknown"), "changed", now.Found[:min(len(now.Found), 5)])
 		}
