@@ -17,6 +17,7 @@ import (
 func (s *Server) add(ctx context.Context, conn *api.Conn, req api.Envelope, netns *os.File) {
 	start := time.Now()
 	a, err := s.conversation(ctx, conn, req, netns)
+	s.answered(api.VerbAdd, start, err)
 	if err != nil {
 		s.Log.Warn("attachment not added", "pod", a.Pod(), "attachment", a.Key.String(), "error", err)
 		s.reply(ctx, conn, nil, err)
@@ -28,6 +29,7 @@ func (s *Server) add(ctx context.Context, conn *api.Conn, req api.Envelope, netn
 
 func (s *Server) conversation(ctx context.Context, conn *api.Conn, req api.Envelope, netns *os.File) (api.Attachment, error) {
 	var a api.Attachment
+	l := laps{observer: s.Observer, began: time.Now()}
 	if err := req.Decode(&a); err != nil {
 		return a, err
 	}
@@ -37,10 +39,12 @@ func (s *Server) conversation(ctx context.Context, conn *api.Conn, req api.Envel
 	if err := s.Handler.Ready(); err != nil {
 		return a, err
 	}
+	l.end(PhaseDecode)
 	adding, err := s.Handler.Keeper.Begin(a, netns)
 	if err != nil {
 		return a, err
 	}
+	l.end(PhaseBegin)
 	var done api.Applied
 	err = conn.Send(ctx, api.VerbRules, adding.Rules, -1)
 	if err == nil {
@@ -50,6 +54,8 @@ func (s *Server) conversation(ctx context.Context, conn *api.Conn, req api.Envel
 		adding.Abort()
 		return a, err
 	}
+	l.end(PhaseApply)
+	adding.Ended = l.end
 	return a, adding.Finish(ctx, done)
 }
 

@@ -39,6 +39,8 @@ type Server struct {
 	Handler Handler
 	Limits  Limits
 	Log     *slog.Logger
+	// Observer is told what happens; nil if nobody is.
+	Observer Observer
 }
 
 // Serve answers the connections of l until ctx ends, then closes l, waits for
@@ -114,7 +116,9 @@ func (s *Server) connection(ctx context.Context, c *net.UnixConn, heard func() b
 		s.add(ctx, conn, req, file)
 		return
 	}
+	start := time.Now()
 	body, err := s.Handler.answer(req, file)
+	s.answered(req.Verb, start, err)
 	if err != nil {
 		s.Log.Debug("request refused", "verb", req.Verb, "error", err)
 	}
