@@ -9,7 +9,8 @@ import (
 // that replacing old by rs takes nothing away. It may say false where that is
 // so, never true where it is not.
 func (rs RuleSet) Covers(old RuleSet) bool {
-	return rs.Adopted >= old.Adopted && rs.Ingress.covers(old.Ingress) && rs.Egress.covers(old.Egress)
+	return rs.Adopted >= old.Adopted && rs.Enforced(Ingress).covers(old.Enforced(Ingress)) &&
+		rs.Enforced(Egress).covers(old.Enforced(Egress))
 }
 
 func (c Chain) covers(old Chain) bool {

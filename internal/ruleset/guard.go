@@ -20,15 +20,20 @@ import (
 // whole frames the sender says what that is; the frame's own type counts.
 func (rs RuleSet) Guard(iface string) Table {
 	t := Table{Family: Netdev, Interface: iface}
-	restricted := !rs.Egress.Open()
+	restricted := !rs.open(Egress)
 	if rs.RawSockets || (!restricted && len(rs.Addresses) == 0) {
 		return t
 	}
-	counter := GuardCounter(iface)
+	counter, refused := t.counter(GuardCounter(iface)), drop()
+	var logs []Block
+	if rs.Log.Drops {
+		logs = []Block{t.logged(Reason{Cause: CauseGuard}, rs.Log, HiddenGuardCounter(iface), drop())}
+		refused = goTo(logs[0].Name)
+	}
 	var lines []Line
 	if restricted {
 		lines = append(lines, Line{Conds: []Cond{is(KeyEtherType, etherARP), {Key: KeyFromProcess}},
-			Counter: counter, Verdict: drop(), Comment: "ARP is the kernel's"})
+			Counter: counter, Verdict: refused, Comment: "ARP is the kernel's"})
 	}
 	for _, s := range sources(rs.Addresses) {
 		lines = append(lines, s.line(restricted || s.ether == etherIPv6))
@@ -36,14 +41,13 @@ func (rs RuleSet) Guard(iface string) Table {
 	if !restricted {
 		// Frames that carry neither IP nor ARP have no source to check.
 		for _, e := range []uint32{etherARP, etherIPv4, etherIPv6, etherVLAN, etherQinQ} {
-			lines = append(lines, Line{Conds: []Cond{is(KeyEtherType, e)}, Counter: counter, Verdict: drop(), Comment: "forged source"})
+			lines = append(lines, Line{Conds: []Cond{is(KeyEtherType, e)}, Counter: counter, Verdict: refused, Comment: "forged source"})
 		}
 		lines = append(lines, Line{Verdict: accept()})
 	} else {
-		lines = append(lines, Line{Counter: counter, Verdict: drop(), Comment: "past the IP stack, or forged source"})
+		lines = append(lines, Line{Counter: counter, Verdict: refused, Comment: "past the IP stack, or forged source"})
 	}
-	t.Counters = []string{counter}
-	t.Blocks = []Block{{Name: Prefix(iface) + "guard", Hook: DeviceEgress, Lines: lines}}
+	t.Blocks = append([]Block{{Name: Prefix(iface) + "guard", Hook: DeviceEgress, Lines: lines}}, logs...)
 	return t
 }
 

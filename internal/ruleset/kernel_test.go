@@ -47,12 +47,14 @@ type kernel struct {
 	t       testing.TB
 	table   ruleset.Table
 	counted []string // the counters that the last packet met
+	logged  []string // what it was logged as
+	beyond  bool     // more was logged already than the limit allows
 }
 
 // send puts p through the hook it meets and reports whether it passes.
 func (k *kernel) send(hook ruleset.Hook, p packet) bool {
 	k.t.Helper()
-	k.counted = nil
+	k.counted, k.logged = nil, nil
 	for _, b := range k.table.Blocks {
 		if b.Hook == hook {
 			v := k.walk(b.Name, p, 0)
@@ -79,6 +81,9 @@ func (k *kernel) walk(name string, p packet, depth int) ruleset.VerdictKind {
 		}
 		if l.Counter != "" {
 			k.counted = append(k.counted, l.Counter)
+		}
+		if l.Log != "" {
+			k.logged = append(k.logged, l.Log)
 		}
 		switch v := l.Verdict; v.Kind {
 		case ruleset.VerdictContinue:
@@ -111,6 +116,8 @@ func (p packet) port(key ruleset.Key) uint16 {
 // that belongs to none.
 func (k *kernel) holds(c ruleset.Cond, p packet) bool {
 	switch c.Key {
+	case ruleset.KeyBeyond:
+		return k.beyond
 	case ruleset.KeyNotIn, ruleset.KeyNotOut:
 		return p.other
 	case ruleset.KeyFromProcess, ruleset.KeyIPOption, ruleset.KeyLoopback:
@@ -224,7 +231,8 @@ func randomChain(r *rand.Rand) ruleset.Chain {
 }
 
 func randomRuleSet(r *rand.Rand) ruleset.RuleSet {
-	rs := ruleset.RuleSet{Ingress: randomChain(r), Egress: randomChain(r), Adopted: ruleset.Adoption(r.IntN(3))}
+	rs := ruleset.RuleSet{Ingress: randomChain(r), Egress: randomChain(r), Adopted: ruleset.Adoption(r.IntN(3)),
+		Log: ruleset.Logging{Drops: r.IntN(2) == 0, Accepts: r.IntN(4) == 0}, Audit: r.IntN(4) == 0}
 	for _, a := range []string{"10.0.0.2", "fd00::2"} {
 		if r.IntN(2) == 0 {
 			rs.Addresses = append(rs.Addresses, netip.MustParseAddr(a))
@@ -263,14 +271,15 @@ func (c *conn) hookOf(reply bool) ruleset.Hook {
 }
 
 // allowed is what must become of c: Decide, for whoever opened it. Of a flow
-// that may be older than the rules nobody knows, and either may have.
+// that may be older than the rules nobody knows, and either may have; what an
+// audit lets pass counts the way its first tracked packet went only.
 func (c *conn) allowed(rs ruleset.RuleSet, old bool) bool {
-	in := rs.Ingress.Decide(c.peer, c.proto, c.ingressPort).Action == ruleset.Accept
-	out := rs.Egress.Decide(c.peer, c.proto, c.egressPort).Action == ruleset.Accept
-	if old {
-		return in || out
+	d, port, other, otherPort := ruleset.Ingress, c.ingressPort, ruleset.Egress, c.egressPort
+	if c.leaving {
+		d, port, other, otherPort = other, otherPort, d, port
 	}
-	return (c.leaving && out) || (!c.leaving && in)
+	return rs.Enforced(d).Decide(c.peer, c.proto, port).Action == ruleset.Accept ||
+		old && rs.Chain(other).Decide(c.peer, c.proto, otherPort).Action == ruleset.Accept
 }
 
 // mayBeOld says whether rs takes c for a flow whose beginning nobody saw.
@@ -298,6 +307,7 @@ func TestLoweredTableDecidesLikeDecide(t *testing.T) {
 			if got := first.send(c.hookOf(false), packet{conn: c}); got != want {
 				t.Fatalf("seed %d: first packet of %v passes: %v, want %v\n%s", seed, c, got, want, before.Text("eth0"))
 			}
+			checkLogged(t, first, before, c, want)
 			if !want {
 				continue
 			}
@@ -324,7 +334,8 @@ func TestLoweredTableDecidesLikeDecide(t *testing.T) {
 func checkCounted(t *testing.T, k *kernel, rs ruleset.RuleSet, c *conn) {
 	t.Helper()
 	for _, name := range k.counted {
-		if !slices.Contains(rulesMet(rs, c), name) {
+		about := ruleset.AuditCounter("eth0", ruleset.Ingress) == name || ruleset.AuditCounter("eth0", ruleset.Egress) == name
+		if !about && !slices.Contains(rulesMet(rs, c), name) {
 			t.Fatalf("%v is counted by %s, a rule it does not meet", c, name)
 		}
 	}

@@ -34,6 +34,7 @@ func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
 		}
 	}
 	l.neighbours()
+	l.table.Blocks = append(l.table.Blocks, l.logs...)
 	l.accept()
 	return l.table
 }
@@ -69,6 +70,7 @@ type lowerer struct {
 	rs     RuleSet
 	prefix string // of every name; ends in a slash
 	table  Table
+	logs   []Block // that log what is refused
 }
 
 func (l *lowerer) name(parts ...string) string {
@@ -77,12 +79,7 @@ func (l *lowerer) name(parts ...string) string {
 
 func (l *lowerer) add(b Block) { l.table.Blocks = append(l.table.Blocks, b) }
 
-func (l *lowerer) counter(name string) string {
-	if !slices.Contains(l.table.Counters, name) {
-		l.table.Counters = append(l.table.Counters, name)
-	}
-	return name
-}
+func (l *lowerer) counter(name string) string { return l.table.counter(name) }
 
 // The helpers below are the words of a line.
 
@@ -144,9 +141,11 @@ func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, origin
 // untracked ends a hook: what comes here belongs to no connection, so no policy
 // can speak about it. Where no policy denies anything it passes.
 func (l *lowerer) untracked() Line {
-	line := Line{Counter: l.counter(UntrackedCounter(l.table.Interface)), Verdict: drop(), Comment: "belongs to no connection"}
-	if l.rs.Ingress.Open() && l.rs.Egress.Open() {
+	line := Line{Counter: l.counter(UntrackedCounter(l.table.Interface)), Comment: "belongs to no connection"}
+	if l.rs.open(Ingress) && l.rs.open(Egress) {
 		line.Verdict, line.Comment = accept(), "belongs to no connection; nothing is denied here"
+	} else {
+		line.Verdict = l.refuse(Reason{Cause: CauseUntracked})
 	}
 	return line
 }
@@ -161,7 +160,7 @@ const (
 // A connection that bears somebody's mark is left alone, since it may be looked
 // for as a whole (Istio's TPROXY does).
 func (l *lowerer) before(h Hook) []Line {
-	if h != Prerouting || l.rs.RawSockets || l.rs.Egress.Open() {
+	if h != Prerouting || l.rs.RawSockets || l.rs.open(Egress) {
 		return nil
 	}
 	return []Line{{Conds: []Cond{{Key: KeyLoopback}, {Key: KeyNew}, mark(0, ^uint32(0))}, Mark: MarkOp{And: ^home, Or: home},
@@ -174,16 +173,16 @@ func (l *lowerer) before(h Hook) []Line {
 // source, would have the pod answer that address: a reply, as if the far end had
 // opened the connection.
 func (l *lowerer) detours() []Line {
-	if l.rs.Egress.Open() {
+	if l.rs.open(Egress) {
 		return nil
 	}
-	counter := l.counter(ForgedCounter(l.table.Interface))
+	counter, refused := l.counter(ForgedCounter(l.table.Interface)), l.refuse(Reason{Cause: CauseForged})
 	var lines []Line
 	for _, o := range []uint32{optionLSRR, optionSSRR} {
-		lines = append(lines, Line{Conds: []Cond{is(KeyIPOption, o)}, Counter: counter, Verdict: drop(), Comment: "goes elsewhere than it says"})
+		lines = append(lines, Line{Conds: []Cond{is(KeyIPOption, o)}, Counter: counter, Verdict: refused, Comment: "goes elsewhere than it says"})
 	}
 	return append(lines, Line{Conds: []Cond{mark(home, home), is(KeyDirection, DirectReply)},
-		Counter: counter, Verdict: drop(), Comment: "answers what never came in"})
+		Counter: counter, Verdict: refused, Comment: "answers what never came in"})
 }
 
 // neighbours accepts what IPv6 needs to work on a link at all. The kernel does
@@ -192,6 +191,10 @@ func (l *lowerer) detours() []Line {
 // what no policy allows.
 func (l *lowerer) neighbours() {
 	var any, sent []Line
+	refused := drop()
+	if !l.rs.RawSockets {
+		refused = l.refuse(Reason{Cause: CauseForged})
+	}
 	for _, r := range [][2]uint32{
 		{130, 132}, // multicast listener query, report, done
 		{133, 137}, // router and neighbour solicitation and advertisement, redirect
@@ -200,7 +203,7 @@ func (l *lowerer) neighbours() {
 		kind := Cond{Key: KeyICMPv6, First: r[0], Last: r[1]}
 		any = append(any, Line{Conds: []Cond{kind}, Verdict: accept()})
 		sent = append(sent, Line{Conds: []Cond{kind, {Key: KeyFromProcess}},
-			Counter: ForgedCounter(l.table.Interface), Verdict: drop(), Comment: "neighbour discovery is the kernel's"})
+			Counter: ForgedCounter(l.table.Interface), Verdict: refused, Comment: "neighbour discovery is the kernel's"})
 	}
 	l.add(Block{Name: l.name("neighbours"), Lines: any})
 	if !l.rs.RawSockets {
@@ -212,10 +215,13 @@ func (l *lowerer) neighbours() {
 // accept stamps the connection with the epoch, so that its later packets take
 // the second line of the hook.
 func (l *lowerer) accept() {
-	l.add(Block{Name: l.name("accept"), Lines: []Line{{
-		Mark:    MarkOp{And: midstream | home | othersMask, Or: l.table.Epoch.Mark()},
-		Verdict: accept(),
-	}}})
+	stamp := Line{Mark: MarkOp{And: midstream | home | othersMask, Or: l.table.Epoch.Mark()}, Verdict: accept()}
+	lines := []Line{stamp}
+	if l.rs.Log.Accepts {
+		lines[0].Verdict = Verdict{Kind: VerdictContinue}
+		lines = append(append(lines, l.accepting()...), Line{Verdict: accept()})
+	}
+	l.add(Block{Name: l.name("accept"), Lines: lines})
 }
 
 // ident returns s if nft can read it as part of a name and it has at most max

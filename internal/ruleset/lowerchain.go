@@ -30,7 +30,7 @@ func (l *lowerer) chain(s side) {
 		w.tier(t, next)
 		switch {
 		case t.Default != Pass:
-			w.end(t.Default, t.Selected)
+			w.end(t.Default, w.rs.isolation(w.side.dir, t.Name, t.Selected))
 			if next == "" {
 				return
 			}
@@ -42,20 +42,25 @@ func (l *lowerer) chain(s side) {
 		}
 		w.block = Block{Name: next}
 	}
-	w.end(c.Default, nil)
+	w.end(c.Default, w.rs.isolation(w.side.dir, "", nil))
 }
 
 func (w *walk) line(l Line) { w.block.Lines = append(w.block.Lines, l) }
 
 // end closes the side's last block with what happens to a flow no rule decided.
-func (w *walk) end(a Action, isolating []Ref) {
+func (w *walk) end(a Action, why Reason) {
 	if a == Accept {
-		w.line(Line{Verdict: w.verdict(Accept, "")})
+		w.line(Line{Verdict: w.verdict(Accept, "", why)})
 	} else {
-		l := Line{Verdict: w.verdict(Drop, "")}
-		if !w.side.unseen {
+		l := Line{Verdict: w.verdict(Drop, "", why)}
+		switch {
+		case w.side.unseen: // the other side counts it, if it drops it too
+		case why.Fate == Audited:
+			l.Counter = w.counter(AuditCounter(w.table.Interface, w.side.dir))
+			l.Comment = note("audit: no rule accepts it" + isolatedBy(why.Isolating))
+		default:
 			l.Counter = w.counter(DropCounter(w.table.Interface, w.side.dir))
-			l.Comment = note("no rule accepts it" + isolatedBy(isolating))
+			l.Comment = note("no rule accepts it" + isolatedBy(why.Isolating))
 		}
 		w.line(l)
 	}
@@ -84,7 +89,7 @@ func isolatedBy(refs []Ref) string {
 
 // verdict is what the kernel does for a in this side. Where nobody saw who
 // opened the flow, a drop means: judge it the other way round.
-func (w *walk) verdict(a Action, next string) Verdict {
+func (w *walk) verdict(a Action, next string, why Reason) Verdict {
 	switch {
 	case a == Accept:
 		return goTo(w.name("accept"))
@@ -95,7 +100,7 @@ func (w *walk) verdict(a Action, next string) Verdict {
 	case w.side == leavingUnseen:
 		return goTo(w.name(arriving.block()))
 	}
-	return drop()
+	return w.refuse(why)
 }
 
 // A ruleLine is a line that matches (a part of) a rule, and the ports it is for.
@@ -137,11 +142,15 @@ func (w *walk) tier(t Tier, next string) {
 
 // CounterOf is the name of the counter of rule r in a tier of direction d.
 func CounterOf(iface string, d Direction, tier string, r Rule) string {
+	return Prefix(iface) + counterID(d, tier, r)
+}
+
+func counterID(d Direction, tier string, r Rule) string {
 	id := []string{d.String(), ident(tier, maxTier), ident(r.Origin.Name, maxName), fmt.Sprint(r.Index)}
 	if r.Origin.Namespace != "" {
 		id = slices.Insert(id, 2, ident(r.Origin.Namespace, maxNamespace))
 	}
-	return Prefix(iface) + strings.Join(id, "/")
+	return strings.Join(id, "/")
 }
 
 // DropCounter is the name of the counter of the flows of direction d that no
@@ -157,7 +166,7 @@ func (w *walk) rule(tier string, r Rule, next string) []ruleLine {
 	id := CounterOf(w.table.Interface, w.side.dir, tier, r)
 	base := Line{
 		Counter: w.counter(id),
-		Verdict: w.verdict(r.Action, next),
+		Verdict: w.verdict(r.Action, next, w.rs.refusal(w.side.dir, tier, r)),
 		Comment: note(fmt.Sprintf("%s %s %s[%d]", r.Origin.Kind, r.Origin, w.side.dir, r.Index)),
 	}
 	sets := id

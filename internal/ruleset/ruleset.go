@@ -234,6 +234,10 @@ type RuleSet struct {
 	Owned bool `json:"owned,omitempty"`
 	// Adopted says that the pod ran before its rules came.
 	Adopted Adoption `json:"adopted,omitempty"`
+	// Log says which packets the daemon gets to see.
+	Log Logging `json:"log,omitzero"`
+	// Audit lets what NetworkPolicies would drop pass, and logs it.
+	Audit bool `json:"audit,omitempty"`
 }
 
 // Chain returns the chain of one direction.

@@ -13,8 +13,9 @@ type Table struct {
 	Interface string
 	Epoch     Epoch
 	Counters  []string // names
-	Sets      []Set    // of addresses
-	Blocks    []Block  // nftables calls them chains; a Chain here is a policy's
+	Limits    []Limit
+	Sets      []Set   // of addresses
+	Blocks    []Block // nftables calls them chains; a Chain here is a policy's
 }
 
 // A Family is the nftables family of a table. podwall has one of each in a pod's
@@ -59,6 +60,12 @@ type Set struct {
 	Denies bool
 }
 
+// A Limit is a named limit, which all lines that name it share.
+type Limit struct {
+	Name        string
+	Rate, Burst uint32 // packets a second, and at once
+}
+
 // A Hook is where the kernel calls a block.
 type Hook uint8
 
@@ -77,11 +84,12 @@ type Block struct {
 }
 
 // A Line is one nftables rule: if all Conds hold, set the connection's mark,
-// count the packet, and give the verdict.
+// count the packet, log it, and give the verdict.
 type Line struct {
 	Conds   []Cond
 	Mark    MarkOp
 	Counter string // name of a counter; empty counts nothing
+	Log     string // prefix of what is logged to LogGroup; empty logs nothing
 	Verdict Verdict
 	Comment string // at most MaxComment bytes
 }
@@ -117,6 +125,7 @@ type Cond struct {
 	First, Last uint32       // the value lies between them, both included
 	Mask        uint32       // for KeyMark: compare only these bits, with First
 	Set         string       // for the address keys: the value is in this set
+	Limit       string       // for KeyBeyond
 	Addr        netip.Prefix // for the keys of frames: the value is in this block
 }
 
@@ -146,6 +155,8 @@ const (
 
 	KeyFromProcess // no value: a process sent the packet, not the kernel by itself
 	KeyIPOption    // the packet has the IPv4 option of number First
+
+	KeyBeyond // the packet is more than Limit allows
 
 	// Of frames, in a table of family netdev:
 

@@ -30,6 +30,9 @@ func (t Table) Text() string {
 	for i, c := range t.Counters {
 		counters[i] = fmt.Sprintf("\tcounter %s { }\n", c)
 	}
+	for _, l := range t.Limits {
+		parts = append(parts, l.text())
+	}
 	parts = append(parts, strings.Join(counters, ""))
 	title := fmt.Sprintf("The firewall of %s in epoch %d.", note(t.Interface), t.Epoch)
 	if t.Family == Netdev {
@@ -58,6 +61,11 @@ func (t Table) about(b Block) string {
 		return ""
 	}
 	return "\t# " + text + "\n"
+}
+
+// text is l, which is met by what is beyond it.
+func (l Limit) text() string {
+	return fmt.Sprintf("\tlimit %s { rate over %d/second burst %d packets }\n", l.Name, l.Rate, l.Burst)
 }
 
 func (s Set) text() string {
@@ -152,6 +160,9 @@ func (l Line) text(iface string) string {
 	if l.Counter != "" {
 		words = append(words, fmt.Sprintf("counter name %q", l.Counter))
 	}
+	if l.Log != "" {
+		words = append(words, fmt.Sprintf("log prefix %q group %d", l.Log, LogGroup))
+	}
 	if v := l.Verdict.text(); v != "" {
 		words = append(words, v)
 	}
@@ -214,6 +225,8 @@ func (c Cond) text(iface string) string {
 		return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", c.Mask, c.First)
 	case KeyNew:
 		return "ct state new"
+	case KeyBeyond:
+		return fmt.Sprintf("limit name %q", c.Limit)
 	case KeyFromProcess:
 		return "meta skuid != 0xffffffff"
 	case KeyIPOption:
