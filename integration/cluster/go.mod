@@ -1,0 +1,3 @@
+module github.com/podwall/podwall/integration/cluster
+
+go 1.26.0
