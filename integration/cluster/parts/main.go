@@ -116,10 +116,15 @@ func (p part) build(dir, target string) error {
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
 	}
+	scratch, err := os.MkdirTemp(filepath.Dir(target), ".building-") // /tmp may be small
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
 	next := target + ".next"
 	cmd := exec.Command("go", p.args(next)...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false -mod=readonly -trimpath")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTMPDIR="+scratch, "GOFLAGS=-buildvcs=false -mod=readonly -trimpath")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", p.name, err, said)
 	}
@@ -130,7 +135,7 @@ func (p part) build(dir, target string) error {
 func (p part) args(target string) []string {
 	verb := []string{"build"}
 	if p.test {
-		verb = []string{"test", "-c"}
+		verb = []string{"test", "-c", "-vet=off"}
 	}
 	return append(verb, "-p", "2", "-ldflags", p.ldflags, "-o", target, p.pkg)
 }
