@@ -11,8 +11,8 @@
 // # Contract
 //
 // No field is ignored and no value is guessed: a name that is not in the table
-// and a value that is not a string, or a list of strings where that is wanted,
-// are errors, and all of them are reported at once. Each is an *Error, which names the configuration and the field.
+// and a value that is not a string, or a list of strings or a whole number where
+// that is wanted, are errors, and all of them are reported at once. Each is an *Error, which names the configuration and the field.
 package conf
 
 import (
@@ -22,6 +22,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -50,14 +51,16 @@ var ErrUnknown = errors.New("unknown field")
 type Value struct {
 	Text   string   // the string, or any other value as written
 	String bool     // Text is a string's
+	Number bool     // Text is a whole number's
 	List   []string // not nil if the value is a list of strings: these
 }
 
 // A Field parses what stands in it and keeps the result. One of its functions is
-// nil.
+// not nil.
 type Field struct {
-	Text func(text string) error
-	List func(elements []string) error
+	Text   func(text string) error
+	List   func(elements []string) error
+	Number func(n int) error
 }
 
 // Fields are those that a configuration may have, by name.
@@ -82,6 +85,10 @@ func (f Fields) set(name string, v Value) error {
 		return fmt.Errorf("%w with value %s: want one of %s", ErrUnknown, Quote(v.Text), known)
 	}
 	switch {
+	case field.Number != nil && v.Number:
+		return field.number(v.Text)
+	case field.Number != nil:
+		return fmt.Errorf("%s: want a whole number", Quote(v.Text))
 	case field.List == nil && v.String:
 		return field.Text(v.Text)
 	case field.List == nil:
@@ -96,12 +103,33 @@ func (f Fields) set(name string, v Value) error {
 // separated by commas.
 func (f Field) SetFlag(text string) error {
 	switch {
+	case f.Number != nil:
+		return f.number(text)
 	case f.List == nil:
 		return f.Text(text)
 	case text == "":
 		return f.List(nil)
 	}
 	return f.List(strings.Split(text, ","))
+}
+
+func (f Field) number(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return fmt.Errorf("%s: want a whole number", Quote(text))
+	}
+	return f.Number(n)
+}
+
+// Number returns a field that holds a whole number from least to most, in *dst.
+func Number(dst *int, least, most int) Field {
+	return Field{Number: func(n int) error {
+		if n < least || n > most {
+			return fmt.Errorf("%d: want %d to %d", n, least, most)
+		}
+		*dst = n
+		return nil
+	}}
 }
 
 // Quote is text in quotes, cut where a person has seen enough of it.

@@ -132,8 +132,8 @@ func TestSchemasAreOfTheParsers(t *testing.T) {
 func (f format) checkProperty(t *testing.T, name string, p *jsonschema.Schema, zero any) {
 	t.Helper()
 	list := p.Type == "array"
-	if (p.Type != "string" && (!list || p.Items.Type != "string")) || p.Description == "" {
-		t.Errorf("%s is a %q, described %q; want a described string, or list of strings", name, p.Type, p.Description)
+	if (p.Type != "string" && p.Type != "integer" && (!list || p.Items.Type != "string")) || p.Description == "" {
+		t.Errorf("%s is a %q, described %q; want a described string, whole number, or list of strings", name, p.Type, p.Description)
 	}
 	if d := p.Default; d != nil {
 		if got, err := f.parse(map[string]any{name: d}); err != nil || !reflect.DeepEqual(got, zero) {

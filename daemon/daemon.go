@@ -19,6 +19,7 @@ import (
 
 	"github.com/podwall/podwall/conf/daemonconf"
 	"github.com/podwall/podwall/daemon/adopt"
+	"github.com/podwall/podwall/daemon/metrics"
 	"github.com/podwall/podwall/daemon/private"
 	"github.com/podwall/podwall/daemon/probe"
 	"github.com/podwall/podwall/daemon/reconcile"
@@ -53,6 +54,7 @@ type daemon struct {
 	keeper  *reconcile.Keeper
 	source  source.Source
 	adopter adopt.Finder
+	metrics *metrics.Metrics
 	said    string        // about what can't be adopted, to say it once
 	lacking []api.Problem // of the kernel
 }
@@ -80,7 +82,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	defer addresses.Close()
-	metrics, err := listenMetrics(d.cfg.MetricsAddress)
+	scrapes, err := listenMetrics(d.cfg.MetricsAddress)
 	if err != nil {
 		return err
 	}
@@ -93,7 +95,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return d.keeper.Watch(ctx, sweepEvery) })
 	g.Go(func() error { return d.watchAddresses(ctx, addresses) })
 	g.Go(func() error { return d.serve(ctx, listener) })
-	g.Go(func() error { return d.serveMetrics(ctx, metrics) })
+	g.Go(func() error { return d.serveMetrics(ctx, scrapes) })
 	g.Go(func() error { return d.chores(ctx, hup) })
 	g.Go(func() error { return d.announce(ctx) })
 	err = g.Wait()
@@ -130,6 +132,8 @@ func (d *daemon) takeOver() error {
 	d.keeper = reconcile.New()
 	d.keeper.Store, d.keeper.Kernel, d.keeper.Log = d.store, d.kernel(), d.log
 	d.keeper.Node, d.keeper.NodeAddresses = d.node, nodeAddresses
+	d.metrics = d.newMetrics()
+	d.keeper.Observer = d.metrics
 	d.keeper.SetNodeEgress(d.cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
 	d.keeper.SetProtection(protection(d.cfg))
 	d.adopter = adopt.Finder{Dir: d.cfg.CNICacheDir, Known: d.keeper.Knows, Tracked: tracked}
@@ -264,9 +268,10 @@ func (d *daemon) reload() {
 
 func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
 	s := server.Server{
-		Handler: server.Handler{Keeper: d.keeper, Ready: d.keeper.Synced, Status: d.status},
-		Limits:  server.DefaultLimits,
-		Log:     d.log,
+		Handler:  server.Handler{Keeper: d.keeper, Ready: d.keeper.Synced, Status: d.status},
+		Limits:   server.DefaultLimits,
+		Log:      d.log,
+		Observer: d.metrics,
 	}
 	return s.Serve(ctx, l)
 }
@@ -274,7 +279,7 @@ func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
 // listen tells the Keeper what happens in the pods' namespaces. Without it (it
 // takes CAP_NET_BROADCAST) the sweep finds that, some seconds later.
 func (d *daemon) listen(ctx context.Context) error {
-	if err := tamper.Watch(ctx, d.keeper.Heard); err != nil {
+	if err := tamper.Watch(ctx, d.heard); err != nil {
 		d.log.Warn("changes by others are noticed by the sweep only", "error", err)
 	}
 	return nil

@@ -153,7 +153,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"podwall_build_info{", `podwall_attachments{state="Enforced"} 0`, "podwall_store_size_bytes ", "podwall_source_problems 0"} {
+	for _, want := range []string{"podwall_build_info{", `podwall_attachments{state="Enforced"} 0`, "podwall_store_size_bytes ", "podwall_problems "} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("metrics lack %q:\n%.500s", want, b)
 		}

@@ -44,6 +44,8 @@ func valuesOf(f daemonconf.Field) (inFile, asFlag string) {
 		return "127.0.0.1:1", "127.0.0.1:2"
 	case "node-name":
 		return "from-file", "from-flag"
+	case "metrics-pods":
+		return "3", "4"
 	}
 	return "/from/file/" + f.Flag, "/from/flag/" + f.Flag
 }

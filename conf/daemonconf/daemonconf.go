@@ -11,8 +11,8 @@
 // compares fields.
 //
 // The file is one YAML document. A field that does not exist, one that is given
-// twice and one that is not a string, or not a list of strings where that is
-// wanted, are errors that name it. As a flag a list is written with commas.
+// twice and one that is not a string, or not a list of strings or a whole number
+// where that is wanted, are errors that name it. As a flag a list is written with commas.
 package daemonconf
 
 import (
@@ -49,6 +49,8 @@ type Config struct {
 	CNICacheDir string `json:"cniCacheDir,omitempty" jsonschema:"default=/var/lib/cni,pattern=^/"`
 	// MetricsAddress is the host:port at which metrics are served; empty means nowhere.
 	MetricsAddress string `json:"metricsAddress,omitempty" jsonschema:"default=127.0.0.1:9469"`
+	// MetricsPods is how many pods' drops are told apart in the metrics; those of further pods are counted together.
+	MetricsPods int `json:"metricsPods,omitempty" jsonschema:"default=100,minimum=0,maximum=10000"`
 	// LogLevel is the least level that is logged.
 	LogLevel slog.Level `json:"logLevel,omitempty" jsonschema:"default=info,enum=debug,enum=info,enum=warn,enum=error"`
 	// LogFormat is the form of log lines.
@@ -77,6 +79,7 @@ func Default() Config {
 		StateDir:          "/var/lib/podwall",
 		CNICacheDir:       "/var/lib/cni",
 		MetricsAddress:    "127.0.0.1:9469",
+		MetricsPods:       100,
 		LogLevel:          slog.LevelInfo,
 		LogFormat:         LogText,
 		NodeEgress:        NodeEgressAllow,
@@ -105,6 +108,7 @@ func Fields() []Field {
 		{"nodeName", "node-name", "", "this node's name in the cluster (default the host name)", false},
 		{"cniCacheDir", "cni-cache-dir", "/var/lib/cni", "libcni's cache, to adopt pods that run already", true},
 		{"metricsAddress", "metrics-address", "127.0.0.1:9469", "host:port to serve metrics on; empty for nowhere", false},
+		{"metricsPods", "metrics-pods", "100", "how many pods' drops are told apart in the metrics", false},
 		{"logLevel", "log-level", "info", "debug, info, warn or error", false},
 		{"logFormat", "log-format", "text", "text or json", false},
 		{"nodeEgress", "node-egress", "allow", "whether pods may reach their own node: allow, or by policy", false},
@@ -124,6 +128,7 @@ func (c *Config) fields() conf.Fields {
 		"nodeName":          {Text: c.setNodeName},
 		"cniCacheDir":       conf.Path(&c.CNICacheDir),
 		"metricsAddress":    {Text: c.setMetricsAddress},
+		"metricsPods":       conf.Number(&c.MetricsPods, 0, 10000),
 		"logLevel":          {Text: c.setLogLevel},
 		"logFormat":         conf.Text(&c.LogFormat),
 		"nodeEgress":        conf.Text(&c.NodeEgress),
@@ -243,7 +248,7 @@ func decode(content []byte) (map[string]conf.Value, error) {
 func value(n *yaml.Node) conf.Value {
 	n = meant(n)
 	if n.Kind == yaml.ScalarNode {
-		return conf.Value{Text: n.Value, String: isString(n)}
+		return conf.Value{Text: n.Value, String: isString(n), Number: n.ShortTag() == "!!int"}
 	}
 	b, _ := yaml.Marshal(n) // what can't be written again is reported as empty
 	return conf.Value{Text: strings.TrimSpace(string(b)), List: list(n)}

@@ -29,6 +29,7 @@ func TestParse(t *testing.T) {
 		{"a path is cleaned", "stateDir: /a//b/", with(func(c *Config) { c.StateDir = "/a/b" })},
 		{"metrics nowhere", `metricsAddress: ""`, with(func(c *Config) { c.MetricsAddress = "" })},
 		{"metrics of IPv6", `metricsAddress: "[::1]:9469"`, with(func(c *Config) { c.MetricsAddress = "[::1]:9469" })},
+		{"no pod's drops apart", "metricsPods: 0", with(func(c *Config) { c.MetricsPods = 0 })},
 		{"a level", "logLevel: warn", with(func(c *Config) { c.LogLevel = slog.LevelWarn })},
 		{"a format", "logFormat: json", with(func(c *Config) { c.LogFormat = LogJSON })},
 		{"the node by policy", "nodeEgress: policy", with(func(c *Config) { c.NodeEgress = NodeEgressByPolicy })},
@@ -60,6 +61,10 @@ func TestErrors(t *testing.T) {
 		{"number", "nodeName: 12", `f: field nodeName: "12": want a string`},
 		{"nothing", "nodeName:", `f: field nodeName: "": want a string`},
 		{"date", "nodeName: 2020-01-01", `f: field nodeName: "2020-01-01": want a string`},
+		{"string for a number", `metricsPods: "7"`, `f: field metricsPods: "7": want a whole number`},
+		{"fraction", "metricsPods: 1.5", `f: field metricsPods: "1.5": want a whole number`},
+		{"a number too low", "metricsPods: -1", "f: field metricsPods: -1: want 0 to 10000"},
+		{"a number beyond all", "metricsPods: 99999999999999999999", `f: field metricsPods: "99999999999999999999": want a whole number`},
 		{"list", "policyDir: [a]", `f: field policyDir: "[a]": want a string`},
 		{"string for a list", "podAnnotations: raw-sockets", `f: field podAnnotations: "raw-sockets": want a list of strings`},
 		{"nothing for a list", "podAnnotations:", `f: field podAnnotations: "": want a list of strings`},
@@ -112,8 +117,14 @@ func TestFlags(t *testing.T) {
 	c := Default()
 	fields := c.fields()
 	for _, f := range Fields() {
-		if field := fields[f.Name]; (field.Text == nil) == (field.List == nil) {
-			t.Errorf("%s is no field", f.Name)
+		field, kinds := fields[f.Name], 0
+		for _, is := range []bool{field.Text != nil, field.List != nil, field.Number != nil} {
+			if is {
+				kinds++
+			}
+		}
+		if kinds != 1 {
+			t.Errorf("%s is of %d kinds", f.Name, kinds)
 		}
 		delete(fields, f.Name)
 		if got := camel(f.Flag); got != f.Name {
@@ -164,6 +175,12 @@ func TestSet(t *testing.T) {
 	}
 	if err := c.Set("pod-annotations", "raw-sockets,"); err == nil || err.Error() != `flag --pod-annotations: "": want raw-sockets` {
 		t.Errorf("a comma too many: %v", err)
+	}
+	if err := c.Set("metrics-pods", "12"); err != nil || c.MetricsPods != 12 {
+		t.Errorf("a number is %d, %v", c.MetricsPods, err)
+	}
+	if err := c.Set("metrics-pods", "many"); err == nil || err.Error() != `flag --metrics-pods: "many": want a whole number` {
+		t.Errorf("no number: %v", err)
 	}
 	if err := c.Set("logLevel", "info"); !errors.Is(err, conf.ErrUnknown) {
 		t.Errorf("no flag: %v", err)

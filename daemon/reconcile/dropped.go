@@ -28,7 +28,8 @@ type Drop struct {
 	nft.Count
 }
 
-// Dropped is the Drops of one attachment.
+// Dropped is the Drops of one attachment; none, not even of zero, if they could
+// not be read.
 type Dropped struct {
 	api.Key
 	Namespace, Name string
@@ -36,8 +37,7 @@ type Dropped struct {
 }
 
 // Dropped reads from the kernel what the attachments' rules have dropped. It
-// reads Parallel namespaces at once, and leaves out those that can't be read, or
-// not before ctx ends.
+// reads Parallel namespaces at once, and begins none after ctx ends.
 func (k *Keeper) Dropped(ctx context.Context) []Dropped {
 	as := k.settled()
 	all := make([]Dropped, len(as))
@@ -45,28 +45,20 @@ func (k *Keeper) Dropped(ctx context.Context) []Dropped {
 	g.SetLimit(max(k.Parallel, 1))
 	for i, a := range as {
 		g.Go(func() error {
-			if ctx.Err() == nil {
-				all[i] = k.dropped(a)
-			}
+			all[i] = k.dropped(ctx, a)
 			return nil
 		})
 	}
-	_ = g.Wait() // what can't be read is left out
-	read := all[:0]
-	for _, d := range all {
-		if d.Drops != nil {
-			read = append(read, d)
-		}
-	}
-	return read
+	_ = g.Wait() // what can't be read says so itself
+	return all
 }
 
-func (k *Keeper) dropped(a *attachment) Dropped {
+func (k *Keeper) dropped(ctx context.Context, a *attachment) Dropped {
 	k.mu.Lock()
 	d := Dropped{Key: a.record.Key, Namespace: a.record.Namespace, Name: a.record.Name}
 	known := a.known
 	k.mu.Unlock()
-	if known == nil {
+	if known == nil || ctx.Err() != nil {
 		return d
 	}
 	netns, err := k.open(a)
