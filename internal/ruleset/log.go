@@ -70,11 +70,13 @@ type Reason struct {
 	Isolating []Ref     // with CauseIsolation
 }
 
-// maxLogPrefix is the longest prefix of a log line that the kernel takes.
-const maxLogPrefix = 127
+// maxReason is the longest ID: with the longest prefix of an interface before it,
+// the kernel still takes it as the prefix of a log line (127 bytes).
+const maxReason = 90
 
-// ID names r in the prefix of a log line. Different reasons of one rule set have
-// different ones, save rules of one name.
+// ID names r within an attachment. Different reasons of one rule set have
+// different ones, save rules of one name. What is logged bears it behind the
+// attachment's Prefix, and so does the block that logs it.
 func (r Reason) ID() string {
 	verb := map[Fate]string{Dropped: "drop", Accepted: "accept", Audited: "audit"}[r.Fate]
 	switch r.Cause {
@@ -82,7 +84,7 @@ func (r Reason) ID() string {
 		return verb
 	case CauseRule:
 		id := verb + "/" + counterID(r.Direction, r.Tier, Rule{Origin: r.Origin, Index: r.Index})
-		if len(id) > maxLogPrefix {
+		if len(id) > maxReason {
 			id = verb + "/" + r.Direction.String() + "/" + digest(id)
 		}
 		return id
@@ -214,9 +216,10 @@ func (t *Table) counter(name string) string {
 // their verdict. Those beyond the limit get it without: only what is refused
 // ever comes here, so logging costs nothing where nothing is.
 func (t *Table) logged(r Reason, l Logging, hidden string, end Verdict) Block {
-	return Block{Name: Prefix(t.Interface) + r.ID(), Lines: []Line{
+	name := Prefix(t.Interface) + r.ID()
+	return Block{Name: name, Lines: []Line{
 		{Conds: []Cond{{Key: KeyBeyond, Limit: t.limit("log", l)}}, Counter: t.counter(hidden), Verdict: end, Comment: "more than are logged"},
-		{Log: r.ID(), Verdict: end},
+		{Log: name, Verdict: end},
 	}}
 }
 
@@ -244,6 +247,6 @@ func (l *lowerer) accepting() []Line {
 	return []Line{
 		{Conds: []Cond{{Key: KeyNew}, {Key: KeyBeyond, Limit: limit}}, Counter: l.counter(HiddenAcceptsCounter(l.table.Interface)),
 			Verdict: accept(), Comment: "more than are logged"},
-		{Conds: []Cond{{Key: KeyNew}}, Log: Reason{Fate: Accepted, Cause: CauseAccept}.ID(), Verdict: Verdict{Kind: VerdictContinue}},
+		{Conds: []Cond{{Key: KeyNew}}, Log: l.name(Reason{Fate: Accepted, Cause: CauseAccept}.ID()), Verdict: Verdict{Kind: VerdictContinue}},
 	}
 }

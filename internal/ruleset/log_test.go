@@ -19,7 +19,8 @@ func checkLogged(t *testing.T, k *kernel, rs ruleset.RuleSet, c *conn, passed bo
 		reasons = rs.Reasons()
 	}
 	fates := map[ruleset.Fate]int{}
-	for _, id := range k.logged {
+	for _, prefix := range k.logged {
+		id := strings.TrimPrefix(prefix, ruleset.Prefix("eth0"))
 		why, ok := reasons[id]
 		if !ok || why.ID() != id {
 			t.Fatalf("%v is logged as %q, which is no reason of the rule set", c, id)
@@ -136,7 +137,7 @@ func TestLogPrefixFits(t *testing.T) {
 	rs := oneRule(ruleset.Rule{Origin: ruleset.Ref{Kind: "K", Namespace: strings.Repeat("s", 63), Name: long}, Index: 1 << 30, Action: drop})
 	rs.Log.Drops = true
 	for id, why := range rs.Reasons() {
-		if len(id) > 127 || len(id) == 0 {
+		if prefix := ruleset.Prefix("1weird") + id; len(prefix) > 127 || len(id) == 0 {
 			t.Errorf("%+v is logged as %q, of %d bytes", why, id, len(id))
 		}
 	}
