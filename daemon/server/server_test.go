@@ -43,10 +43,10 @@ func TestRubbish(t *testing.T) {
 		{"another version", frame(`{"version":7,"verb":"ready"}`), "version 7"},
 		{"an unknown verb", frame(`{"version":1,"verb":"sudo"}`), `verb \"sudo\": unknown`},
 		{"an answer", frame(`{"version":1,"verb":"done"}`), `verb \"done\": unknown`},
-		{"a body of another kind", frame(`{"version":1,"verb":"inspect","body":[1]}`), "cannot unmarshal"},
+		{"a body of another kind", frame(`{"version":1,"verb":"inspect"}` + "\n[1]"), "cannot unmarshal"},
 		{"a verb without its body", frame(`{"version":1,"verb":"del"}`), "unexpected end"},
-		{"gc without a network", frame(`{"version":1,"verb":"gc","body":{"valid":[]}}`), "network is empty"},
-		{"gc without a list", frame(`{"version":1,"verb":"gc","body":{"network":"net"}}`), "valid is missing"},
+		{"gc without a network", frame(`{"version":1,"verb":"gc"}` + "\n" + `{"valid":[]}`), "network is empty"},
+		{"gc without a list", frame(`{"version":1,"verb":"gc"}` + "\n" + `{"network":"net"}`), "valid is missing"},
 		{"a length of 4 GiB", []byte{0xff, 0xff, 0xff, 0xff}, "at most"},
 		{"5 MB", frame(strings.Repeat("x", 5<<20)), ""},
 	}

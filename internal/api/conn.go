@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -59,14 +60,16 @@ func (c *Conn) Send(ctx context.Context, verb Verb, body any, fd int) error {
 
 // encode returns the frame that holds e.
 func encode(e Envelope) ([]byte, error) {
-	b, err := json.Marshal(e)
+	head, err := json.Marshal(e)
 	if err != nil {
 		return nil, err
 	}
-	if len(b) > MaxFrame {
-		return nil, fmt.Errorf("message of %d bytes: at most %d fit", len(b), MaxFrame)
+	n := len(head) + 1 + len(e.Body)
+	if n > MaxFrame {
+		return nil, fmt.Errorf("message of %d bytes: at most %d fit", n, MaxFrame)
 	}
-	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...), nil
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+n), uint32(n))
+	return append(append(append(b, head...), '\n'), e.Body...), nil
 }
 
 // Receive waits for one message. If a descriptor came with it, file is not nil
@@ -103,9 +106,11 @@ func decode(r io.Reader, max int) (Envelope, error) {
 		return Envelope{}, io.ErrUnexpectedEOF
 	}
 	var e Envelope
-	if err := json.Unmarshal(b, &e); err != nil {
+	line, body, _ := bytes.Cut(b, []byte{'\n'})
+	if err := json.Unmarshal(line, &e); err != nil {
 		return Envelope{}, Errorf(CodeInvalid, "message: %v", err)
 	}
+	e.Body = body
 	if e.Version != Version {
 		return Envelope{}, Errorf(CodeVersion, "message of version %d: this side speaks version %d; install podwall and podwalld of one release", e.Version, Version)
 	}

@@ -281,8 +281,8 @@ func TestErrorKeepsItsKind(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(frame(`{"version":1,"verb":"add","body":{"containerID":"4f8c","interface":"eth0"}}`))
-	f.Add(frame(`{"version":1,"verb":"error","body":{"code":"invalid","message":"no"}}`))
+	f.Add(frame(`{"version":1,"verb":"add"}` + "\n" + `{"containerID":"4f8c","interface":"eth0"}`))
+	f.Add(frame(`{"version":1,"verb":"error"}` + "\n" + `{"code":"invalid","message":"no"}`))
 	f.Add(frame(`{"version":2}`))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Add([]byte{})

@@ -2,9 +2,9 @@
 // its node: the CNI plugin and policyctl.
 //
 // A message is a frame on a unix stream socket: four bytes of length, big
-// endian, then that many bytes of JSON, an Envelope. A client sends one request
-// and reads one answer, except for ADD, which is a conversation on one
-// connection:
+// endian, then that many bytes: a line of JSON, the Envelope, and its body, JSON
+// too. A client sends one request and reads one answer, except for ADD, which is
+// a conversation on one connection:
 //
 //	plugin                              podwalld
 //	  add {attachment}, namespace fd ──▶

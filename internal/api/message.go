@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -41,9 +40,9 @@ const (
 
 // An Envelope is one message.
 type Envelope struct {
-	Version int             `json:"version"`
-	Verb    Verb            `json:"verb"`
-	Body    json.RawMessage `json:"body,omitempty"`
+	Version int    `json:"version"`
+	Verb    Verb   `json:"verb"`
+	Body    []byte `json:"-"` // JSON, which may be long, on a line of its own
 }
 
 // A Key identifies an attachment, as the CNI specification does: a container and

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/google/nftables"
@@ -73,6 +74,9 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 	if err != nil {
 		return Known{}, false, err
 	}
+	if now, ok, err := stands(c, rs, last); ok || err != nil {
+		return now, false, err
+	}
 	dev := device{index: index, name: iface}
 	was, sure, err := before(c, dev, last)
 	if err != nil {
@@ -89,6 +93,20 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 	}
 	now.Generation, err = commit(c, dev, was, tables(now, iface), rs.Owned)
 	return now, now.Generation != was.generation, err
+}
+
+// stands reports whether rs is known to be there already, and what is known then.
+func stands(c *nftables.Conn, rs ruleset.RuleSet, last *Known) (Known, bool, error) {
+	if last == nil || !reflect.DeepEqual(last.Rules, rs) {
+		return Known{}, false, nil
+	}
+	g, err := generation(c)
+	if err != nil || g != last.Generation {
+		return Known{}, false, err
+	}
+	now := *last
+	now.Found = nil
+	return now, true, nil
 }
 
 // commit turns what was read into want and returns the generation it ends in.

@@ -45,8 +45,12 @@ type change struct {
 
 // plan decides what is to be done about the sets.
 func (c *change) plan() error {
-	c.wanted = heldOf(c.want, c.dev)
 	c.renewed = map[string]bool{}
+	if c.have.empty() { // as at ADD, which is not to wait for fingerprints
+		c.wanted, c.fresh = outline(c.want), c.want.Sets
+		return nil
+	}
+	c.wanted = heldOf(c.want, c.dev)
 	if c.have.equal(c.wanted) {
 		return nil
 	}

@@ -40,6 +40,19 @@ func newHeld() held {
 
 // heldOf is what the kernel holds after t was put there.
 func heldOf(t ruleset.Table, d device) held {
+	h := outline(t)
+	for _, b := range t.Blocks {
+		lines := make([]string, len(b.Lines))
+		for i, l := range b.Lines {
+			lines[i] = fingerprint(d.line(l, baseName), comment(l.Comment))
+		}
+		h.blocks[b.Name] = heldBlock{hook: b.Hook, lines: lines}
+	}
+	return h
+}
+
+// outline is heldOf without the rules: enough to compare with nothing.
+func outline(t ruleset.Table) held {
 	h := newHeld()
 	for _, c := range t.Counters {
 		h.counters[c] = true
@@ -48,13 +61,14 @@ func heldOf(t ruleset.Table, d device) held {
 		h.sets[s.Name] = s
 	}
 	for _, b := range t.Blocks {
-		hb := heldBlock{hook: b.Hook, lines: make([]string, len(b.Lines))}
-		for i, l := range b.Lines {
-			hb.lines[i] = fingerprint(d.line(l, baseName), comment(l.Comment))
-		}
-		h.blocks[b.Name] = hb
+		h.blocks[b.Name] = heldBlock{hook: b.Hook}
 	}
 	return h
+}
+
+// empty reports whether nothing of the attachment is there.
+func (h held) empty() bool {
+	return len(h.counters)+len(h.sets)+len(h.blocks)+len(h.inKernel) == 0 && !h.dormant
 }
 
 // fits reports whether h can be turned into want object by object. Otherwise an

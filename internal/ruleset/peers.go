@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/netip"
 	"slices"
@@ -35,12 +36,36 @@ func NewPeers(prefixes []netip.Prefix) Peers {
 // UnmarshalJSON reads Peers that anybody wrote, and puts them into the form that
 // this package relies on.
 func (p *Peers) UnmarshalJSON(b []byte) error {
+	if ps, ok := readPrefixes(b); ok {
+		*p = NewPeers(ps)
+		return nil
+	}
 	type plain Peers // without this method
 	if err := json.Unmarshal(b, (*plain)(p)); err != nil {
 		return err
 	}
 	p.Prefixes = NewPeers(p.Prefixes).Prefixes
 	return nil
+}
+
+// readPrefixes reads Peers in the one form in which MarshalJSON writes a list: it
+// is what a new pod waits for, and may be long. Any other form is not ok.
+func readPrefixes(b []byte) ([]netip.Prefix, bool) {
+	b, begins := bytes.CutPrefix(b, []byte(`{"prefixes":["`))
+	b, ends := bytes.CutSuffix(b, []byte(`"]}`))
+	if !begins || !ends {
+		return nil, false
+	}
+	between := []byte(`","`)
+	ps := make([]netip.Prefix, 0, bytes.Count(b, between)+1)
+	for part := range bytes.SplitSeq(b, between) {
+		p, err := netip.ParsePrefix(string(part))
+		if err != nil {
+			return nil, false
+		}
+		ps = append(ps, p)
+	}
+	return ps, true
 }
 
 // Everyone is every address of both families.
