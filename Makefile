@@ -11,13 +11,14 @@ podwall         := ./plugin
 podwalld        := ./daemon
 policyctl       := ./daemon/policyctl
 podwall-install := ./install
-BINARIES := $(foreach b,podwall podwalld policyctl podwall-install,$(if $(wildcard $($(b))/*.go),bin/$(b)))
+NAMES    := podwall podwalld policyctl podwall-install
+BINARIES := $(foreach b,$(NAMES),$(if $(wildcard $($(b))/*.go),bin/$(b)))
 
 # What the tests and the product's users call, and the Debian package it is in.
 TOOLS := nft:nftables ip:iproute2 iptables-nft:iptables conntrack:conntrack ping:iputils-ping
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)
+.PHONY: help setup build image demo test reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,28 @@ build: $(BINARIES) ## build the binaries into bin/
 
 $(BINARIES): # go build knows best whether they are up to date
 	$(BUILD) -o $@ $($(notdir $@))
+
+# What nodes install from: the same binaries for each architecture, their licences,
+# and the time of the last commit as everything's.
+ARCHITECTURES := amd64 arm64
+PACK = $(GO) run ./install/pack
+PACKED = -version '$(VERSION)' -date $(shell git log -1 --format=%ct 2>/dev/null || echo 0) -notices .cache/NOTICES \
+	$(foreach a,$(ARCHITECTURES),$(a)=.cache/linux-$(a))
+# The name that the manifests have for it.
+IMAGE ?= $(shell awk '/newName:/ {n = $$2} /newTag:/ {print n ":" $$2}' install/manifests/base/kustomization.yaml)
+
+$(ARCHITECTURES:%=.cache/linux-%): .cache/linux-%: FORCE
+	$(foreach b,$(NAMES),CGO_ENABLED=0 GOOS=linux GOARCH=$* $(BUILD) -o $@/$(b) $($(b)) &&) true
+
+.cache/NOTICES: $(ARCHITECTURES:%=.cache/linux-%)
+	$(GO) run ./.ci/sbom -notices $(foreach d,$^,$(NAMES:%=$(d)/%)) >$@.tmp
+	mv $@.tmp $@
+
+FORCE:
+
+image: .cache/NOTICES ## write an OCI image for amd64 and arm64, bin/podwall-image.tar
+	@mkdir -p bin
+	@$(PACK) image -o bin/podwall-image.tar -name '$(IMAGE)' $(PACKED)
 
 demo: setup build ## show the main job on real pods, in seconds
 	@$(GO) build -o .cache/demo ./integration/demo

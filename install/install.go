@@ -42,6 +42,7 @@ func (n *node) installCommand() *cobra.Command {
 	}
 	n.entryFlags(cmd)
 	n.dryRunFlag(cmd)
+	cmd.Flags().BoolVar(&n.binariesOnly, "binaries-only", false, "leave the networks to \"podwall-install run\"")
 	return cmd
 }
 
@@ -56,6 +57,9 @@ func (n *node) plan() (plan, error) {
 	copies, err := n.copies()
 	if err != nil {
 		return plan{}, err
+	}
+	if n.binariesOnly {
+		return plan{binaries: copies}, nil
 	}
 	files, err := n.dir.Look()
 	return plan{copies, files}, err
@@ -119,7 +123,7 @@ func (n *node) report(p plan) error {
 			}
 		}
 	}
-	if p.waiting() {
+	if p.waiting() && !n.binariesOnly {
 		fmt.Fprintf(n.stderr, "podwall-install: no network in %s that a runtime could give a pod; once there is one, install again\n", n.dir.Path)
 	}
 	return n.problems(p.files)

@@ -166,6 +166,18 @@ func TestInstallAndRemove(t *testing.T) {
 	h.must(exitDone, "remove")
 }
 
+// What an init container does: "run" beside the daemon does the rest.
+func TestInstallBinariesOnly(t *testing.T) {
+	h := newHost(t)
+	path := h.confs + "/10-flannel.conflist"
+	h.write(path, flannel)
+	stdout, stderr := h.must(exitDone, "install", "--binaries-only")
+	contains(t, "install", stdout, "copied "+h.cniBin+"/podwall\n")
+	if h.read(path) != flannel || h.read(h.cniBin+"/podwall") == "" || stderr != "" {
+		t.Errorf("network:\n%sstderr: %s", h.read(path), stderr)
+	}
+}
+
 func TestDryRunChangesNothing(t *testing.T) {
 	h := newHost(t)
 	h.write(h.confs+"/10-flannel.conflist", flannel)

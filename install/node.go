@@ -38,6 +38,7 @@ type node struct {
 	entry               netconf.Entry
 	policy              string
 	dryRun              bool
+	binariesOnly        bool
 	same                map[binary][2]stamp // binaries that were found equal to their source, and when
 }
 

@@ -3,6 +3,8 @@
 //
 //	sbom -version v1.2.3 bin/podwall bin/podwalld >bin/sbom.cdx.json
 //
+// With -notices it writes the licences of the same modules instead, in full.
+//
 // What is in a binary is asked of the binary itself (as go version -m does), not
 // of go.mod, which also names what only tests need.
 //
@@ -28,8 +30,13 @@ import (
 
 func main() {
 	version := flag.String("version", "dev", "version of the binaries")
+	notices := flag.Bool("notices", false, "write the modules' licences instead")
 	flag.Parse()
-	if err := run(os.Stdout, *version, flag.Args()); err != nil {
+	do := func() error { return run(os.Stdout, *version, flag.Args()) }
+	if *notices {
+		do = func() error { return runNotices(os.Stdout, flag.Args()) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "sbom:", err)
 		os.Exit(1)
 	}
@@ -37,7 +44,7 @@ func main() {
 
 // run writes the bill of the binaries at paths.
 func run(w io.Writer, version string, paths []string) error {
-	cache, err := moduleCache()
+	cache, err := goEnv("GOMODCACHE")
 	if err != nil {
 		return err
 	}
@@ -48,11 +55,24 @@ func run(w io.Writer, version string, paths []string) error {
 	return b.write(w)
 }
 
-// moduleCache is where the go command keeps modules.
-func moduleCache() (string, error) {
-	out, err := exec.Command("go", "env", "GOMODCACHE").Output()
+// runNotices writes the licences of what is in the binaries at paths.
+func runNotices(w io.Writer, paths []string) error {
+	cache, err := goEnv("GOMODCACHE")
 	if err != nil {
-		return "", fmt.Errorf("go env GOMODCACHE: %w", err)
+		return err
+	}
+	root, err := goEnv("GOROOT")
+	if err != nil {
+		return err
+	}
+	return writeNotices(w, root, cache, paths)
+}
+
+// goEnv is a setting of the go command: where it keeps modules, say.
+func goEnv(name string) (string, error) {
+	out, err := exec.Command("go", "env", name).Output()
+	if err != nil {
+		return "", fmt.Errorf("go env %s: %w", name, err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }
