@@ -124,6 +124,11 @@ func (c *change) do() error {
 		c.remove(newHeld())
 		c.have = newHeld()
 	}
+	for _, l := range c.want.Limits {
+		if _, ok := c.have.limits[l.Name]; !ok {
+			c.queue(func() { c.conn.AddObj(c.limit(l)) })
+		}
+	}
 	for _, name := range c.want.Counters {
 		if !c.have.counters[name] {
 			c.queue(func() { c.conn.AddObj(c.counter(name)) })
@@ -167,7 +172,7 @@ func (c *change) queue(f func()) {
 }
 
 // remove queues the removal of everything that want does not name: first the
-// rules, which hold references, then blocks, sets and counters.
+// rules, which hold references, then blocks, sets, counters and limits.
 func (c *change) remove(want held) {
 	gone := func(name string) bool { _, ok := want.blocks[name]; return !ok }
 	for name := range c.have.blocks {
@@ -194,10 +199,21 @@ func (c *change) remove(want held) {
 			c.queue(func() { c.conn.DeleteObject(c.counter(name)) })
 		}
 	}
+	for name := range c.have.limits {
+		if _, ok := want.limits[name]; !ok {
+			c.queue(func() { c.conn.DeleteObject(c.limit(ruleset.Limit{Name: name})) })
+		}
+	}
 }
 
 func (c *change) counter(name string) *nftables.NamedObj {
 	return &nftables.NamedObj{Table: c.table, Name: name, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}}
+}
+
+// limit is met by what is beyond l.
+func (c *change) limit(l ruleset.Limit) *nftables.NamedObj {
+	return &nftables.NamedObj{Table: c.table, Name: l.Name, Type: nftables.ObjTypeLimit, Obj: &expr.Limit{
+		Type: expr.LimitTypePkts, Rate: uint64(l.Rate), Unit: expr.LimitTimeSecond, Burst: l.Burst, Over: true}}
 }
 
 func (c *change) chain(name string) *nftables.Chain {

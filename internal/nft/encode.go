@@ -43,6 +43,9 @@ func (d device) line(l ruleset.Line, inKernel func(string) string) []expr.Any {
 	if l.Counter != "" {
 		e = append(e, &expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: l.Counter})
 	}
+	if l.Log != "" { // log prefix Log group LogGroup
+		e = append(e, &expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: ruleset.LogGroup, Data: []byte(l.Log)})
+	}
 	return append(e, verdict(l.Verdict)...)
 }
 
@@ -89,6 +92,8 @@ func (d device) cond(c ruleset.Cond) []expr.Any {
 		e := append([]expr.Any{meta(expr.MetaKeyNFPROTO), equals(octet(unix.NFPROTO_IPV6))}, protocol(unix.IPPROTO_ICMPV6)...)
 		e = append(e, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1})
 		return append(e, between(c, octet)...)
+	case ruleset.KeyBeyond: // limit name Limit
+		return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_LIMIT, Name: c.Limit}}
 	case ruleset.KeyFromProcess: // meta skuid != 0xffffffff
 		return []expr.Any{meta(expr.MetaKeySKUID), differs(native(0xffff_ffff))}
 	case ruleset.KeyIPOption: // ip option lsrr exists

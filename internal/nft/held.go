@@ -14,6 +14,7 @@ import (
 // should: objects by name, rules by fingerprint.
 type held struct {
 	counters map[string]bool
+	limits   map[string]ruleset.Limit
 	sets     map[string]ruleset.Set // without edition
 	blocks   map[string]heldBlock
 	// inKernel are the names that the sets were read by; none if the rest was not
@@ -33,6 +34,7 @@ type heldBlock struct {
 func newHeld() held {
 	return held{
 		counters: map[string]bool{},
+		limits:   map[string]ruleset.Limit{},
 		sets:     map[string]ruleset.Set{},
 		blocks:   map[string]heldBlock{},
 	}
@@ -57,6 +59,9 @@ func outline(t ruleset.Table) held {
 	for _, c := range t.Counters {
 		h.counters[c] = true
 	}
+	for _, l := range t.Limits {
+		h.limits[l.Name] = l
+	}
 	for _, s := range t.Sets {
 		h.sets[s.Name] = s
 	}
@@ -68,7 +73,7 @@ func outline(t ruleset.Table) held {
 
 // empty reports whether nothing of the attachment is there.
 func (h held) empty() bool {
-	return len(h.counters)+len(h.sets)+len(h.blocks)+len(h.inKernel) == 0 && !h.dormant
+	return len(h.counters)+len(h.limits)+len(h.sets)+len(h.blocks)+len(h.inKernel) == 0 && !h.dormant
 }
 
 // fits reports whether h can be turned into want object by object. Otherwise an
@@ -79,6 +84,11 @@ func (h held) fits(want held) bool {
 	}
 	for name, s := range h.sets {
 		if w, ok := want.sets[name]; ok && (w.V6 != s.V6 || w.Interval != s.Interval) {
+			return false
+		}
+	}
+	for name, l := range h.limits {
+		if w, ok := want.limits[name]; ok && w != l {
 			return false
 		}
 	}
@@ -96,7 +106,8 @@ func (h held) equal(want held) bool {
 		add, del := diffPrefixes(a.Elements, b.Elements)
 		return a.V6 == b.V6 && a.Interval == b.Interval && len(add)+len(del) == 0
 	}
-	return !h.twins && !h.dormant && maps.Equal(h.counters, want.counters) && maps.EqualFunc(h.sets, want.sets, sameSet) &&
+	return !h.twins && !h.dormant && maps.Equal(h.counters, want.counters) &&
+		maps.Equal(h.limits, want.limits) && maps.EqualFunc(h.sets, want.sets, sameSet) &&
 		maps.EqualFunc(h.blocks, want.blocks, heldBlock.equal)
 }
 
@@ -128,8 +139,14 @@ func (h held) differences(want held) []string {
 		say("the table is dormant")
 	}
 	missingAndExtra(say, "counter", h.counters, want.counters)
+	missingAndExtra(say, "limit", h.limits, want.limits)
 	missingAndExtra(say, "set", h.sets, want.sets)
 	missingAndExtra(say, "chain", h.blocks, want.blocks)
+	for _, name := range both(h.limits, want.limits) {
+		if h.limits[name] != want.limits[name] {
+			say("limit %s: another one", name)
+		}
+	}
 	for _, name := range both(h.sets, want.sets) {
 		a, b := h.sets[name], want.sets[name]
 		if a.V6 != b.V6 || a.Interval != b.Interval {

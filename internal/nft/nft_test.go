@@ -82,6 +82,15 @@ var samples = map[string]ruleset.RuleSet{
 		}},
 		Egress: open,
 	},
+	"what is refused is logged": {
+		Addresses: both, Log: ruleset.Logging{Drops: true, Accepts: true, Rate: 10, Burst: 100},
+		Ingress: isolated(rule("api", ruleset.Accept, peers("10.0.0.3"), tcp(80)...), rule("no", ruleset.Drop, peers("10.0.0.4"), tcp(80)...)),
+		Egress:  isolated(),
+	},
+	"an audited pod": {
+		Addresses: both, Audit: true, Log: ruleset.Logging{Drops: true, Rate: 1, Burst: 1},
+		Ingress: isolated(rule("api", ruleset.Accept, peers("10.0.0.3"), tcp(80)...)), Egress: open,
+	},
 	"an adopted pod":       {Addresses: both, Adopted: ruleset.AdoptedNow, Ingress: isolated(rule("api", ruleset.Accept, peers("10.0.0.3"), tcp(80)...)), Egress: open},
 	"many ports":           {Addresses: both, Ingress: isolated(manyRules(40)...), Egress: isolated(manyRules(20)...)},
 	"ports up to the last": {Ingress: isolated(append(manyRules(20), rule("top", ruleset.Accept, ruleset.Everyone, ruleset.Ports{Proto: ruleset.TCP, First: 60000, Last: 65535}))...)},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -65,16 +66,37 @@ func (r *reading) table(c *nftables.Conn, f ruleset.Family, prefix string) error
 	if err := r.sets(c, f, prefix); err != nil {
 		return err
 	}
-	counts, err := counters(c, t)
+	return r.objects(c, f, prefix)
+}
+
+// objects reads the attachment's counters and limits.
+func (r *reading) objects(c *nftables.Conn, f ruleset.Family, prefix string) error {
+	objs, err := c.GetNamedObjects(tableOf(f))
 	if err != nil {
-		return err
+		return fmt.Errorf("list objects: %w", err)
 	}
-	for name := range counts {
-		if strings.HasPrefix(name, prefix) {
-			r.held[f].counters[name] = true
+	for _, o := range objs {
+		n, ok := o.(*nftables.NamedObj)
+		if !ok || !strings.HasPrefix(n.Name, prefix) {
+			continue
+		}
+		switch v := n.Obj.(type) {
+		case *expr.Counter:
+			r.held[f].counters[n.Name] = true
+		case *expr.Limit:
+			r.held[f].limits[n.Name] = limitOf(n.Name, v)
 		}
 	}
 	return nil
+}
+
+// limitOf is a limit as ruleset has it; the zero Limit if it can't be one that
+// podwall made.
+func limitOf(name string, l *expr.Limit) ruleset.Limit {
+	if l.Type != expr.LimitTypePkts || l.Unit != expr.LimitTimeSecond || !l.Over || l.Rate > math.MaxUint32 {
+		return ruleset.Limit{}
+	}
+	return ruleset.Limit{Name: name, Rate: uint32(l.Rate), Burst: l.Burst}
 }
 
 // counters reads all counters of a table; there are none without the table.
