@@ -15,7 +15,7 @@ NAMES    := podwall podwalld policyctl podwall-install
 BINARIES := $(foreach b,$(NAMES),$(if $(wildcard $($(b))/*.go),bin/$(b)))
 
 # What the tests and the product's users call, and the Debian package it is in.
-TOOLS := nft:nftables ip:iproute2 iptables-nft:iptables conntrack:conntrack ping:iputils-ping
+TOOLS := nft:nftables ip:iproute2 iptables-nft:iptables conntrack:conntrack ping:iputils-ping /lib/systemd/systemd:systemd
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build image demo test reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)

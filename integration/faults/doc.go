@@ -21,6 +21,8 @@
 //	crowd_test.go      many at once, friends and foes
 //	version_test.go    a plugin and a daemon of two releases
 //	privilege_test.go  what the files must be like, and how little podwalld needs
+//	unit_test.go       podwalld below a real systemd, as its unit says
+//	boot_test.go       that systemd, on a machine where it can write nothing
 //
 // # Contract
 //

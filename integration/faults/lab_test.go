@@ -22,6 +22,7 @@ import (
 
 func TestMain(m *testing.M) {
 	becomeOther()
+	becomeSystemd()
 	flag.Parse()
 	// Tests wait for processes and packets more than they compute.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {

@@ -92,7 +92,7 @@ func TestWhatIsMadeIsPrivate(t *testing.T) {
 // unit returns a setting of the unit file that installs podwalld.
 func unit(t testing.TB, key string) string {
 	t.Helper()
-	b, err := os.ReadFile("../../install/systemd/podwalld.service")
+	b, err := os.ReadFile(unitFile)
 	must(t, err)
 	for line := range bytes.Lines(b) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(string(line)), "="); ok && k == key {
@@ -157,7 +157,7 @@ func TestLeastPrivilege(t *testing.T) {
 	calls := enough()
 	n.Before = confinement{Drop: true, Keep: granted(t), Allow: calls}.before(t)
 	n.start(t)
-	n.confined(t)
+	isConfined(t, n.Pid())
 	sb := n.add(t, "shop", "more")
 	must(t, n.Check(t.Context(), n.Network(), sb, "eth0"))
 	n.knows(t, sb)
@@ -176,7 +176,7 @@ func TestLeastPrivilege(t *testing.T) {
 			must(t, os.Truncate(database(n.StateDir()), 5000))
 		}
 		must(t, n.Start(t.Context()))
-		n.confined(t)
+		isConfined(t, n.Pid())
 		n.knows(t)
 		expect(t, n.flows()...)
 		must(t, n.Kill())
@@ -191,10 +191,11 @@ func TestLeastPrivilege(t *testing.T) {
 	t.Logf("%d capabilities, %d system calls", len(granted(t)), len(calls))
 }
 
-// confined demands that podwalld is what TestLeastPrivilege says.
-func (n *node) confined(t testing.TB) {
+// isConfined demands that a process has the unit's capabilities, a filter of
+// system calls, and can't get more of either.
+func isConfined(t testing.TB, pid int) {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.Pid()))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
 	var caps uint64
 	for _, c := range granted(t) {

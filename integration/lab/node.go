@@ -51,6 +51,7 @@ type Node struct {
 	bin, cni string // directories of the binaries
 	cache    string // libcni's
 	state    string // podwalld's
+	socket   string // podwalld's
 	daemon   *exec.Cmd
 	exited   chan struct{} // closed when daemon has ended
 	sandbox  atomic.Int64  // numbers the sandboxes
@@ -63,12 +64,17 @@ type NodeOption func(*Node)
 // measurements on a real disk. The private machine's own /run is in memory.
 func StateOn(dir string) NodeOption { return func(n *Node) { n.state = dir } }
 
+// SocketAt makes plugins and tools look for podwalld's socket at a path of its
+// own, which one node may use at a time.
+func SocketAt(path string) NodeOption { return func(n *Node) { n.socket = path } }
+
 // NewNode makes a node without podwalld, pods and manifests. Names of nodes are
 // unique; capitals become small, as Kubernetes has them. The caller closes it.
 func NewNode(name string, options ...NodeOption) (*Node, error) {
 	name = strings.ToLower(name)
 	n := &Node{Name: name, Dir: filepath.Join("/run/node", name)}
 	n.cache, n.state = filepath.Join(n.Dir, "cni"), filepath.Join(n.Dir, "state")
+	n.socket = filepath.Join(n.Dir, "podwalld.sock")
 	for _, o := range options {
 		o(n)
 	}
@@ -150,7 +156,7 @@ func (n *Node) Close() error {
 func (n *Node) Manifests() string { return filepath.Join(n.Dir, "manifests") }
 
 // Socket is where podwalld listens.
-func (n *Node) Socket() string { return filepath.Join(n.Dir, "podwalld.sock") }
+func (n *Node) Socket() string { return n.socket }
 
 // Binary is the path of one of the programs under test.
 func (n *Node) Binary(name string) string { return filepath.Join(n.bin, name) }
