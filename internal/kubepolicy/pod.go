@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/podwall/podwall/internal/policy"
@@ -22,7 +23,7 @@ func Pod(p *corev1.Pod) (policy.Pod, error) {
 	out := policy.Pod{
 		Namespace:   namespaceOf(&p.ObjectMeta),
 		Name:        p.Name,
-		UID:         string(p.UID),
+		UID:         uid(&p.ObjectMeta),
 		Labels:      maps.Clone(p.Labels),
 		Node:        p.Spec.NodeName,
 		HostNetwork: p.Spec.HostNetwork,
@@ -46,6 +47,16 @@ func Pod(p *corev1.Pod) (policy.Pod, error) {
 		}
 	}
 	return out, r.err()
+}
+
+// uid is the pod's as the runtime on its node knows it. That of a static pod is its
+// manifest's hash: the object that the API server has is the kubelet's mirror of
+// it, with a UID of its own.
+func uid(m *metav1.ObjectMeta) string {
+	if hash := m.Annotations[corev1.MirrorPodAnnotationKey]; hash != "" {
+		return hash
+	}
+	return string(m.UID)
 }
 
 // allowed reports whether the annotation of this name is "allow". It may be

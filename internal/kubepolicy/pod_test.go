@@ -71,3 +71,16 @@ func TestRuntimeClass(t *testing.T) {
 		}
 	}
 }
+
+// The runtime, and so ADD, knows a static pod by its manifest's hash; the API
+// server by its mirror's UID.
+func TestStaticPod(t *testing.T) {
+	for annotations, want := range map[string]string{
+		`{}`: "a", `{kubernetes.io/config.hash: b}`: "a", `{kubernetes.io/config.mirror: b, kubernetes.io/config.hash: b}`: "b",
+	} {
+		p, err := Pod(read[corev1.Pod](t, `{metadata: {name: web, uid: a, annotations: `+annotations+`}}`))
+		if err != nil || p.UID != want {
+			t.Errorf("with annotations %s: UID %q, %v; want %q", annotations, p.UID, err, want)
+		}
+	}
+}

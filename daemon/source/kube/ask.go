@@ -1,0 +1,181 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/policy"
+)
+
+// askWithin is how long the API server has to answer a question that an ADD waits
+// for.
+const askWithin = 2 * time.Second
+
+// Learn returns nil once what was published holds the pod of that name and UID, or,
+// with an empty UID, of that name. If it is not known, the API server is asked once:
+// the runtime may be faster than the watch. Then an error that matches
+// api.ErrUnavailable says why the pod's labels, and so its rules, are not known.
+// Callers who ask for the same pod at the same time get the same answer.
+func (s *Source) Learn(ctx context.Context, namespace, name, uid string) error {
+	s.start()
+	pod := policy.Name{Namespace: namespace, Name: name}
+	upTo, known := s.ledger.knows(pod, uid)
+	if !known {
+		asked := s.asking.DoChan(namespace+"/"+name+"/"+uid, func() (any, error) {
+			// Others may be waiting for this answer: it does not end with one of them.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askWithin)
+			defer cancel()
+			return s.ask(ctx, pod, uid)
+		})
+		select {
+		case <-ctx.Done():
+			return api.Errorf(api.CodeUnavailable, "pod %s/%s: not known yet: %v", namespace, name, ctx.Err())
+		case r := <-asked:
+			if r.Err != nil {
+				return r.Err
+			}
+			upTo = r.Val.(uint64)
+		}
+	}
+	if err := s.ledger.waitFor(ctx, upTo); err != nil {
+		return api.Errorf(api.CodeUnavailable, "pod %s/%s: its labels are not in force yet: %v", namespace, name, err)
+	}
+	return nil
+}
+
+// knows reports whether the pod is known, and how many news must be published for
+// it to be in force.
+func (l *ledger) knows(pod policy.Name, uid string) (upTo uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.mirrors {
+		if e, ok := m.entries[pod]; ok && m.name == podKind && (uid == "" || e.uid == "" || e.uid == uid) {
+			return l.due(object{podKind, pod}), true
+		}
+	}
+	return 0, false
+}
+
+// due is how many news must be published for what is known of o to be in force.
+// l.mu is held.
+func (l *ledger) due(o object) uint64 {
+	if _, waits := l.news[o]; waits || !l.begun {
+		return l.noted
+	}
+	return 0
+}
+
+// ask gets the pod from the API server and takes it in.
+func (s *Source) ask(ctx context.Context, pod policy.Name, uid string) (upTo uint64, err error) {
+	unknown := func(cause any) error {
+		return api.Errorf(api.CodeUnavailable, "pod %s/%s: its labels are not known: %v", pod.Namespace, pod.Name, cause)
+	}
+	c, err := s.dial.client(corev1.SchemeGroupVersion)
+	if err != nil {
+		return 0, unknown(err)
+	}
+	o, err := c.Get().Namespace(pod.Namespace).Resource("pods").Name(pod.Name).Do(ctx).Get()
+	switch {
+	case apierrors.IsNotFound(err):
+		return 0, unknown("the API server has no such pod")
+	case apierrors.IsForbidden(err):
+		return 0, unknown("podwalld may not get pods: " + tidy(err))
+	case err != nil:
+		return 0, unknown(tidy(err))
+	}
+	return s.ledger.learn(o, uid, unknown)
+}
+
+// learn takes in a pod that was asked for, if it is the one that was meant.
+func (l *ledger) learn(o any, uid string, unknown func(any) error) (upTo uint64, err error) {
+	for _, m := range l.mirrors {
+		if m.name != podKind || m.whole {
+			continue
+		}
+		i, err := m.item(o)
+		if err != nil {
+			return 0, unknown(err)
+		}
+		p := i.value.(policy.Pod)
+		switch {
+		case uid != "" && i.uid != uid:
+			return 0, unknown(fmt.Sprintf("the API server has one of that name with UID %s, not %s", i.uid, uid))
+		case p.HostNetwork || p.Done:
+			return 0, unknown("the API server says that it has no network of its own, or runs no more")
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		m.put(i)
+		m.ahead[i.Name] = i.version
+		return l.due(object{podKind, i.Name}), nil
+	}
+	return 0, unknown("pods are not read")
+}
+
+// A cluster is who the API server was at first.
+type cluster struct {
+	mu  sync.Mutex
+	uid string // of namespace kube-system
+}
+
+// same returns an error if the API server is another cluster's than at first.
+func (s *Source) same(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	c, err := s.dial.client(corev1.SchemeGroupVersion)
+	if err != nil {
+		return err
+	}
+	var ns corev1.Namespace
+	err = c.Get().Resource("namespaces").Name("kube-system").Do(ctx).Into(&ns)
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+		return nil // it can't be told
+	case err != nil:
+		return err
+	}
+	s.cluster.mu.Lock()
+	defer s.cluster.mu.Unlock()
+	if s.cluster.uid == "" {
+		s.cluster.uid = string(ns.UID)
+	}
+	if s.cluster.uid != string(ns.UID) {
+		return fmt.Errorf("it is another cluster's now (namespace kube-system had UID %s and has %s): restart podwalld to follow that one", s.cluster.uid, ns.UID)
+	}
+	return nil
+}
+
+// terminating asks whether a namespace is being deleted.
+func (s *Source) terminating(ctx context.Context, namespace string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	c, err := s.dial.client(corev1.SchemeGroupVersion)
+	if err != nil {
+		return true, err
+	}
+	var ns corev1.Namespace
+	err = c.Get().Resource("namespaces").Name(namespace).Do(ctx).Into(&ns)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	return ns.DeletionTimestamp != nil || ns.Status.Phase == corev1.NamespaceTerminating, err
+}
+
+// faults returns what is wrong with the connection, each thing once.
+func (s *Source) faults() []api.Problem {
+	var list []api.Problem
+	seen := map[api.Problem]bool{}
+	for _, l := range s.links {
+		if p, ok := l.problem(); ok && !seen[p] {
+			seen[p] = true
+			list = append(list, p)
+		}
+	}
+	return list
+}

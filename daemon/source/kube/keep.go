@@ -1,0 +1,269 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/podwall/podwall/internal/policy"
+)
+
+// The names under which Files keeps the last known world:
+//
+//	.kube/1/complete                 {"at": "2026-11-21T01:02:03Z"}
+//	.kube/1/Pod/shop/web-0           {"uid": …, "object": …}
+//
+// The number is the format's: contents of another one are not read.
+const (
+	Prefix   = ".kube/" // of all of them
+	format   = Prefix + "1/"
+	complete = format + "complete"
+)
+
+const (
+	keepEvery = 2 * time.Second
+	// batch is how many objects go into a transaction; others wait meanwhile.
+	batch = 500
+	// stampEvery is how often the time is stored up to which the world is known,
+	// while nothing else is.
+	stampEvery = 5 * time.Minute
+)
+
+// A stored is an object as Files has it.
+type stored struct {
+	UID    string          `json:"uid,omitempty"`
+	Object json.RawMessage `json:"object"`
+}
+
+// A stampOf says that everything was stored at a moment. Without it what is there
+// is the beginning of a world, and not to be relied on.
+type stampOf struct {
+	At time.Time `json:"at"`
+}
+
+func fileName(o object) string {
+	return format + o.kind + "/" + o.Namespace + "/" + o.Name.Name
+}
+
+// parseName reads what fileName wrote.
+func parseName(s string) (object, bool) {
+	parts := strings.Split(strings.TrimPrefix(s, format), "/")
+	if !strings.HasPrefix(s, format) || len(parts) != 3 || parts[2] == "" {
+		return object{}, false
+	}
+	return object{parts[0], policy.Name{Namespace: parts[1], Name: parts[2]}}, true
+}
+
+// restore fills the mirrors with the world that an earlier run stored, if it
+// stored all of it. Objects that can't be read make the world incomplete.
+func (l *ledger) restore() {
+	if l.files == nil {
+		return
+	}
+	contents, err := l.files.Files()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, fault := l.read(contents, err)
+	if fault == nil {
+		l.restored = at
+		return
+	}
+	l.log.Error("the cluster's last known state can't be used; everything is read anew", "error", fault)
+	for name := range contents {
+		if o, ok := parseName(name); ok {
+			l.unsaved[o] = nil // until the API server says that it exists
+		}
+	}
+	for _, m := range l.mirrors {
+		clear(m.entries)
+	}
+	clear(l.news)
+}
+
+// read fills the mirrors with contents. l.mu is held.
+func (l *ledger) read(contents map[string][]byte, err error) (at time.Time, fault error) {
+	if err != nil {
+		return at, err
+	}
+	var whole stampOf
+	if b, ok := contents[complete]; !ok || json.Unmarshal(b, &whole) != nil {
+		for name := range contents {
+			if _, ok := parseName(name); ok {
+				return at, fmt.Errorf("it was not stored to its end")
+			}
+		}
+		return at, nil // there is none
+	}
+	for name, content := range contents {
+		o, ok := parseName(name)
+		if !ok {
+			continue
+		}
+		if err := l.readObject(o, content); err != nil {
+			return at, fmt.Errorf("%s %s: %w", o.kind, o.Name, err)
+		}
+	}
+	clear(l.unsaved) // which the mirrors' news filled
+	return whole.At, nil
+}
+
+// readObject puts a stored object into its mirror. l.mu is held.
+func (l *ledger) readObject(o object, content []byte) error {
+	var s stored
+	if err := json.Unmarshal(content, &s); err != nil {
+		return err
+	}
+	for _, m := range l.mirrors {
+		if m.name != o.kind {
+			continue
+		}
+		value, err := m.decode(s.Object)
+		if err != nil {
+			return err
+		}
+		if p, ok := value.(policy.Pod); ok && p.HostNetwork != m.whole {
+			continue
+		}
+		i := &item{Name: o.Name, uid: s.UID}
+		if err := m.shared.fill(i, value); err != nil {
+			return err
+		}
+		m.put(i)
+		return nil
+	}
+	return nil // of a kind that is not read any more
+}
+
+// from is when what is published was stored, if it is from before this run.
+func (l *ledger) from() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.begun || len(l.unlisted()) == 0 {
+		return time.Time{}
+	}
+	return l.restored
+}
+
+// saveFirst stores the policies and namespaces that are about to be published: a
+// restart must not bring back a time before a policy that was in force.
+func (l *ledger) saveFirst() {
+	l.save(func(o object) bool { return o.kind == policyKind || o.kind == namespaceKind }, 0)
+}
+
+// keep stores the rest, in batches, until ctx ends.
+func (l *ledger) keep(ctx context.Context) error {
+	if l.files == nil {
+		return nil
+	}
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	var stamped time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C: // whatever has gathered
+			saved := 0
+			for ctx.Err() == nil {
+				n := l.save(func(object) bool { return true }, batch)
+				if saved += n; n < batch {
+					break
+				}
+			}
+			if saved > 0 || time.Since(stamped) > stampEvery {
+				stamped = l.stamp(stamped)
+			}
+		}
+	}
+}
+
+// save stores those unsaved objects that are wanted, at most most of them if that
+// is not 0, and returns how many.
+func (l *ledger) save(wanted func(object) bool, most int) int {
+	if l.files == nil {
+		return 0
+	}
+	l.mu.Lock()
+	values := map[object]any{}
+	uids := map[object]string{}
+	for o, v := range l.unsaved {
+		if wanted(o) {
+			values[o], uids[o] = v, l.uid(o)
+			delete(l.unsaved, o)
+		}
+		if most > 0 && len(values) == most {
+			break
+		}
+	}
+	l.mu.Unlock()
+	err := l.store(values, uids)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.unsavable
+	l.unsavable = ""
+	if err != nil {
+		l.unsavable = err.Error()
+		for o, v := range values { // again the next time, unless there is newer
+			if _, newer := l.unsaved[o]; !newer {
+				l.unsaved[o] = v
+			}
+		}
+		values = nil
+	}
+	if was != l.unsavable {
+		l.wake()
+	}
+	return len(values)
+}
+
+func (l *ledger) store(values map[object]any, uids map[object]string) error {
+	contents := make(map[string][]byte, len(values))
+	for o, v := range values {
+		if v == nil {
+			contents[fileName(o)] = nil
+			continue
+		}
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if contents[fileName(o)], err = json.Marshal(stored{uids[o], raw}); err != nil {
+			return err
+		}
+	}
+	return l.files.SaveFiles(contents)
+}
+
+// uid is the UID of an object that is known. l.mu is held.
+func (l *ledger) uid(o object) string {
+	for _, m := range l.mirrors {
+		if e, ok := m.entries[o.Name]; ok && m.name == o.kind {
+			return e.uid
+		}
+	}
+	return ""
+}
+
+// stamp stores that everything up to now is stored, if it is, and returns when
+// that was done last.
+func (l *ledger) stamp(last time.Time) time.Time {
+	l.mu.Lock()
+	all := len(l.unsaved) == 0 && len(l.unlisted()) == 0
+	l.mu.Unlock()
+	if !all {
+		return last
+	}
+	now := time.Now()
+	b, err := json.Marshal(stampOf{now.UTC()})
+	if err == nil {
+		err = l.files.SaveFiles(map[string][]byte{complete: b})
+	}
+	if err != nil {
+		l.log.Error("store up to when the cluster's state is known", "error", err)
+		return last
+	}
+	return cmp.Or(now, last)
+}

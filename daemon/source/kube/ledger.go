@@ -1,0 +1,236 @@
+package kube
+
+import (
+	"context"
+	"log/slog"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/policy"
+)
+
+const (
+	// patience is how long the API server may take to be read at the start, before
+	// what an earlier run stored counts.
+	patience = 5 * time.Second
+	// confirmAgain is how soon a question that got no answer is asked again.
+	confirmAgain = time.Second
+)
+
+// A ledger gathers what the mirrors see, and publishes it.
+type ledger struct {
+	files Files
+	log   *slog.Logger
+	// terminating asks the API server whether a namespace is being deleted, or is
+	// not known to be anything else.
+	terminating func(ctx context.Context, namespace string) (bool, error)
+	faults      func() []api.Problem // of the connection
+	kick        chan struct{}        // holds one token while there may be something to publish
+
+	mu               sync.Mutex // guards what follows, and the mirrors
+	mirrors          []*mirror
+	news             map[object]any       // not published yet; nil is gone
+	since            time.Time            // of the oldest news
+	withdrawn        map[policy.Name]bool // NetworkPolicies that are gone, if their namespaces are not terminating
+	asked            time.Time            // when it was tried to find that out, in vain
+	begun            bool                 // something that says anything was published
+	restored         time.Time            // when what was restored had been stored; zero if nothing was
+	unsaved          map[object]any
+	unsavable        string        // why it could not be stored
+	noted, published uint64        // how many news there were, and how many are published
+	advance          chan struct{} // closed, and replaced, when published moves
+	last             source.Update // as it was published, without its objects
+}
+
+// An object is one of a kind.
+type object struct {
+	kind string
+	policy.Name
+}
+
+func newLedger(files Files, log *slog.Logger) *ledger {
+	return &ledger{
+		files: files, log: log,
+		kick:      make(chan struct{}, 1),
+		news:      map[object]any{},
+		withdrawn: map[policy.Name]bool{},
+		unsaved:   map[object]any{},
+		advance:   make(chan struct{}),
+	}
+}
+
+// mirror makes a mirror of k.
+func (l *ledger) mirror(k kind) *mirror {
+	m := &mirror{kind: k, ledger: l, entries: map[policy.Name]entry{}, problems: map[policy.Name][]api.Problem{}, ahead: map[policy.Name]uint64{}}
+	l.mirrors = append(l.mirrors, m)
+	return m
+}
+
+// wake asks for a look at what may be published.
+func (l *ledger) wake() {
+	select {
+	case l.kick <- struct{}{}:
+	default: // it is due already
+	}
+}
+
+// note takes in that an object is value now, or gone. l.mu is held.
+func (l *ledger) note(o object, value any) {
+	if len(l.news) == 0 {
+		l.since = time.Now()
+	}
+	l.news[o] = value
+	l.noted++
+	if l.files != nil {
+		l.unsaved[o] = value
+	}
+	l.wake()
+}
+
+// waiting says for how long news have waited to be published.
+func (l *ledger) waiting(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.news) == 0 || !l.begun {
+		return 0
+	}
+	return now.Sub(l.since)
+}
+
+// run publishes until ctx ends.
+func (l *ledger) run(ctx context.Context, publish func(source.Update)) error {
+	start := time.Now()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.kick: // there may be news
+		case <-late.C: // what was stored may have to do
+		case <-again.C: // a question had no answer
+		}
+		if !l.confirm(ctx) {
+			again.Reset(confirmAgain)
+		}
+		u, upTo, ok := l.take(time.Since(start) >= patience)
+		if !ok {
+			continue
+		}
+		l.saveFirst()
+		publish(u)
+		l.reached(upTo)
+	}
+}
+
+// take returns what is to be published, and how many news that covers.
+func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
+	faults := l.faults()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u.Problems = l.problems(faults)
+	if !l.begun && !l.mayBegin(late || len(faults) > 0) {
+		if len(faults) == 0 {
+			return u, 0, false
+		}
+		u.Whole, u.Unknown = true, faults[0].String()
+		return u, 0, l.differs(u)
+	}
+	u.Objects = l.count()
+	u.Whole, l.begun = !l.begun, true
+	if len(l.news) == 0 && !u.Whole && !l.differs(u) {
+		return u, 0, false
+	}
+	l.differs(u)
+	for o, v := range l.news {
+		add(&u.Change, o, v)
+	}
+	if u.Whole {
+		u.Gone = policy.Gone{}
+	}
+	l.news = map[object]any{}
+	return u, l.noted, true
+}
+
+// mayBegin reports whether enough is known to be published: everything as it is
+// or, if that is not to be had, as it was.
+func (l *ledger) mayBegin(away bool) bool {
+	for _, m := range l.mirrors {
+		if !m.listed {
+			return away && !l.restored.IsZero()
+		}
+	}
+	return true
+}
+
+// differs reports whether u says anything else than the last Update did, objects
+// aside, and remembers it.
+func (l *ledger) differs(u source.Update) bool {
+	if reflect.DeepEqual(l.last.Problems, u.Problems) && l.last.Unknown == u.Unknown {
+		return false
+	}
+	l.last.Problems, l.last.Unknown = u.Problems, u.Unknown
+	return true
+}
+
+// reached notes that the first n news are published.
+func (l *ledger) reached(n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n > l.published {
+		l.published = n
+		close(l.advance)
+		l.advance = make(chan struct{})
+	}
+}
+
+// waitFor returns when the first n news are published, or when ctx has ended.
+func (l *ledger) waitFor(ctx context.Context, n uint64) error {
+	for {
+		l.mu.Lock()
+		reached, next := l.published >= n, l.advance
+		l.mu.Unlock()
+		if reached {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-next: // more is published
+		}
+	}
+}
+
+// count counts objects by kind. l.mu is held.
+func (l *ledger) count() map[string]int {
+	n := map[string]int{}
+	for _, m := range l.mirrors {
+		n[m.name] += len(m.entries)
+	}
+	return n
+}
+
+// add puts an object, or that it is gone, into c.
+func add(c *policy.Change, o object, value any) {
+	switch v := value.(type) {
+	case policy.Namespace:
+		c.Set.Namespaces = append(c.Set.Namespaces, v)
+	case policy.Node:
+		c.Set.Nodes = append(c.Set.Nodes, v)
+	case policy.Pod:
+		c.Set.Pods = append(c.Set.Pods, v)
+	case policy.Service:
+		c.Set.Services = append(c.Set.Services, v)
+	case policy.EndpointSlice:
+		c.Set.Slices = append(c.Set.Slices, v)
+	case policy.Policy:
+		c.Set.Policies = append(c.Set.Policies, v)
+	default:
+		remove(&c.Gone, o)
+	}
+}
