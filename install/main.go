@@ -37,7 +37,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	p := program{stdout: os.Stdout, stderr: os.Stderr, executable: os.Executable}
+	p := program{stdout: os.Stdout, stderr: os.Stderr, executable: os.Executable, getenv: os.Getenv}
 	status := p.run(ctx, os.Args[1:])
 	stop()
 	os.Exit(status)
@@ -48,6 +48,7 @@ func main() {
 type program struct {
 	stdout, stderr io.Writer
 	executable     func() (string, error) // the path of this program
+	getenv         func(string) string
 }
 
 // The exit statuses.

@@ -78,8 +78,13 @@ func (h *host) args(command string, more ...string) []string {
 
 // do runs a command in this process.
 func (h *host) do(ctx context.Context, args []string) (status int, stdout, stderr string) {
+	return h.doWith(ctx, func(string) string { return "" }, args)
+}
+
+// doWith is do in an environment.
+func (h *host) doWith(ctx context.Context, getenv func(string) string, args []string) (status int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	p := program{stdout: &out, stderr: &err, executable: os.Executable}
+	p := program{stdout: &out, stderr: &err, executable: os.Executable, getenv: getenv}
 	status = p.run(ctx, args)
 	return status, out.String(), err.String()
 }

@@ -39,11 +39,15 @@ type node struct {
 	policy              string
 	dryRun              bool
 	binariesOnly        bool
+	cluster             cluster
 	same                map[binary][2]stamp // binaries that were found equal to their source, and when
 }
 
 // prepare makes the flags what the directory of networks needs.
 func (n *node) prepare(ctx context.Context) error {
+	if err := n.checkCluster(); err != nil {
+		return err
+	}
 	fields := []string{`"type": "podwall"`}
 	def := netconf.Default()
 	for _, f := range []struct{ name, value, def string }{
@@ -68,12 +72,12 @@ func (n *node) prepare(ctx context.Context) error {
 	return nil
 }
 
-// speak asks plugins whether they speak a version of CNI.
+// speak asks plugins, and the node's runtime, whether they speak a version of CNI.
 func (n *node) speak(ctx context.Context, plugins []string, version string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cni := libcni.NewCNIConfig([]string{n.cniBin}, nil)
-	var errs []error
+	errs := []error{n.runtimeSpeaks(ctx, version)}
 	for _, p := range plugins {
 		if p == chain.Plugin {
 			continue

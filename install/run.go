@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/podwall/podwall/install/change"
 	"github.com/podwall/podwall/install/heal"
@@ -19,9 +20,11 @@ func (n *node) runCommand() *cobra.Command {
 		Short: "Install, and again whenever somebody undoes it, until SIGTERM",
 		Long: `run does what install does, waits for networks that are not there yet, and puts
 the plugin back whenever another program changes a network or a binary: at once,
-but not more than once a second. When it is stopped, everything stays in place.`,
+but not more than once a second. When it is stopped, everything stays in place,
+unless the DaemonSet that it belongs to was deleted.`,
 	}
 	n.entryFlags(cmd)
+	n.clusterFlags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "log-json", false, "log as JSON, one object a line")
 	cmd.RunE = does(func(ctx context.Context) error {
 		var h slog.Handler = slog.NewTextHandler(n.stderr, nil)
@@ -44,9 +47,26 @@ func (n *node) keep(ctx context.Context, log *slog.Logger) error {
 		Log:   log,
 	}
 	log.Info("podwall-install keeps podwall in place", "networks", n.dir.Path, "plugins", n.cniBin)
-	err := h.Run(ctx)
-	log.Info("podwall-install stops; everything stays in place")
-	return err
+	after, stop := context.WithCancel(context.WithoutCancel(ctx)) // ends when all is done
+	defer stop()
+	// These are all the goroutines that last.
+	var hearing, g errgroup.Group
+	if n.cluster.daemonSet != "" {
+		hearing.Go(func() error { return n.listen(after, log) })
+	}
+	g.Go(func() error { return h.Run(ctx) })
+	if n.cluster.taint != "" {
+		guard := gate{look: n.protects, taint: n.setTaint, log: log}
+		g.Go(func() error { return guard.run(ctx) })
+	}
+	err := g.Wait()
+	if n.cluster.daemonSet != "" {
+		err = errors.Join(err, n.leave(after, log))
+	} else {
+		log.Info("podwall-install stops; everything stays in place")
+	}
+	stop()
+	return errors.Join(err, hearing.Wait())
 }
 
 // look plans. Networks that lost their entry are mended also while the binaries

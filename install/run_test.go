@@ -40,12 +40,18 @@ func (b *buffer) String() string {
 // called at the end in any case.
 func (h *host) keep() (log *buffer, stop func()) {
 	h.t.Helper()
+	return h.keepWith(func(string) string { return "" })
+}
+
+// keepWith is keep in an environment, with more flags.
+func (h *host) keepWith(getenv func(string) string, more ...string) (log *buffer, stop func()) {
+	h.t.Helper()
 	log = &buffer{}
-	p := program{stdout: log, stderr: log, executable: os.Executable}
+	p := program{stdout: log, stderr: log, executable: os.Executable, getenv: getenv}
 	ctx, cancel := context.WithCancel(h.t.Context())
 	var g errgroup.Group
 	g.Go(func() error {
-		if status := p.run(ctx, h.args("run")); status != exitDone {
+		if status := p.run(ctx, h.args("run", more...)); status != exitDone {
 			return errors.New("run did not end well:\n" + log.String())
 		}
 		return nil
