@@ -36,6 +36,9 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := tools.sweep(); err != nil {
+		return nil, fmt.Errorf("clean up after a cluster that was killed: %w", err)
+	}
 	c := &Cluster{Config: config, tools: tools, name: fmt.Sprintf("%s-%d", time.Now().Format("150405"), os.Getpid())}
 	if err := c.up(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("cluster up: %w (logs in %s)", err, c.Logs()), c.KeepLogs(), c.Down())
@@ -144,3 +147,6 @@ func (c *Cluster) Until(ctx context.Context, what string, try func(context.Conte
 		}
 	}
 }
+
+// Tool is the path of a program that parts or Prepare built.
+func (c *Cluster) Tool(name string) string { return c.tools.Path(name) }

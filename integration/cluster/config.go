@@ -182,3 +182,7 @@ func joined[T ~string](s []T, sep string) string {
 	}
 	return strings.Join(all, sep)
 }
+
+// Outside is an address that belongs to no node and no pod: the control plane's
+// machine, from which traffic reaches nodes as a client's would.
+func (c Config) Outside(f Family) netip.Addr { return f.control() }

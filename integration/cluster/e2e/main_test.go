@@ -1,7 +1,11 @@
 // Package e2e judges podwall on real clusters.
 //
-// Each top-level test is a suite. It asks for the cluster that it wants with up;
-// tests that want the same one, and follow one another, share it.
+// A top-level test is a cluster, the tests directly below it are suites, and
+// those below a suite are its cases:
+//
+//	go test -v -timeout 60m -run 'TestIPv4/services' ./e2e
+//
+// With -short it runs what fits into CI. Command table makes a table of it all.
 package e2e
 
 import (
@@ -31,15 +35,36 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-func TestUp(t *testing.T) {
-	c, err := cluster.Up(t.Context(), cluster.Config{Podwall: cluster.Absent})
+// A suite is a function that looks at one thing of a cluster.
+type suite struct {
+	name string
+	run  func(*testing.T, *cluster.Cluster)
+	long bool // not in CI
+}
+
+// judge makes a cluster, runs the suites on it one after another, and takes it
+// down again. If any failed it leaves the logs and says where.
+func judge(t *testing.T, config cluster.Config, suites ...suite) {
+	c, err := cluster.Up(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("%v; logs in %s", c, c.Logs())
 	t.Cleanup(func() {
+		if t.Failed() {
+			if err := c.KeepLogs(); err != nil {
+				t.Error(err)
+			}
+		} else if err := os.RemoveAll(c.Logs()); err != nil {
+			t.Error(err)
+		}
 		if err := c.Down(); err != nil {
 			t.Error(err)
 		}
 	})
-	t.Log(c.Kubectl(t.Context(), "get", "nodes", "-o", "wide"))
+	for _, s := range suites {
+		if !s.long || !testing.Short() {
+			t.Run(s.name, func(t *testing.T) { s.run(t, c) })
+		}
+	}
 }
