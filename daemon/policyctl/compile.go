@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -83,23 +82,6 @@ func (c *cli) runCompile(opts compilation) error {
 	}
 	_, err = io.WriteString(c.stdout, rs.Text(opts.iface))
 	return err
-}
-
-// manifests reads those in dir, and reports what can't be honoured.
-func (c *cli) manifests(dir string) (source.World, error) {
-	if st, err := os.Stat(dir); err != nil {
-		return source.World{}, fmt.Errorf("read manifests: %w", err)
-	} else if !st.IsDir() {
-		return source.World{}, usagef("%s: want a directory of manifests", dir)
-	}
-	world := c.read(dir)
-	if world.Unknown != "" {
-		return source.World{}, fmt.Errorf("read manifests: %s", world.Unknown)
-	}
-	for _, p := range world.Problems {
-		fmt.Fprintf(c.stderr, "policyctl: warning: %s\n", oneLine(p.String()))
-	}
-	return world, nil
 }
 
 // target is the attachment that the pod would have, with all its addresses.

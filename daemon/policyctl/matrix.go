@@ -1,73 +1,76 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/explain"
+	"github.com/podwall/podwall/internal/matrix"
 	"github.com/podwall/podwall/internal/policy"
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
 // A matrixCommand is what matrix's flags say.
 type matrixCommand struct {
-	dir, html  string
-	namespaces []string
-	port       uint16
-	proto      ruleset.Proto
+	dir, html string
+	request   api.MatrixRequest
 }
 
 // matrix builds `policyctl matrix`.
 func (c *cli) matrix() *cobra.Command {
-	var opts matrixCommand
+	var (
+		opts matrixCommand
+		only ruleset.Ports
+	)
 	proto := protocol(ruleset.TCP)
 	cmd := &cobra.Command{
-		Use:   "matrix -f DIR",
-		Short: "Show who may reach whom, from a directory of manifests",
-		Long: `matrix reads the manifests in DIR as podwalld does and judges every pair of their
-pods as explain would, at both ends: at each port that a container of the target
-names or a policy mentions, and at any other. It asks neither the daemon, which
-knows the rules of this node's pods alone, nor the kernel: -f is needed.
+		Use:   "matrix [-f DIR]",
+		Short: "Show who may reach whom",
+		Long: `matrix judges every pair of pods as explain would, at both ends: at each port that
+a container of the target names or a policy mentions, and at any other. It asks the
+daemon about the pods that it knows or, with -f, reads the manifests in DIR as
+podwalld does and asks nobody.
 
 Pods of one owner that nothing tells apart share a row. -o wide adds what decides
 about each pair, and --html draws one picture that needs no other file.`,
-		Example: `  policyctl matrix -f manifests
+		Example: `  policyctl matrix -n shop
   policyctl matrix -f manifests -n shop --port 53 --protocol udp
   policyctl matrix -f manifests --html matrix.html
   policyctl matrix -f manifests -o json | jq '.cells[] | select(.verdict != "Deny")'`,
 		Args: cobra.NoArgs,
 	}
-	cmd.RunE = does(func(context.Context, []string) error {
-		opts.proto = ruleset.Proto(proto)
-		if cmd.Flags().Changed("protocol") && opts.port == 0 {
+	cmd.RunE = does(func(ctx context.Context, _ []string) error {
+		if only.First != 0 {
+			only.Proto, only.Last = ruleset.Proto(proto), only.First
+			opts.request.Ports = []ruleset.Ports{only}
+		} else if cmd.Flags().Changed("protocol") {
 			return usagef("--protocol needs --port")
 		}
 		if opts.html != "" && cmd.Flags().Changed("output") {
 			return usagef("--html and --output exclude each other")
 		}
-		return c.runMatrix(opts)
+		return c.runMatrix(ctx, opts)
 	})
 	f := cmd.Flags()
-	f.StringVarP(&opts.dir, "file", "f", "", "`DIR` of manifests")
-	f.StringSliceVarP(&opts.namespaces, "namespace", "n", nil, "only pods of this `NAMESPACE`; may be repeated")
-	f.Var((*port)(&opts.port), "port", "ask about this destination port alone")
+	f.StringVarP(&opts.dir, "file", "f", "", "`DIR` of manifests, to ask about instead of the daemon's pods")
+	f.StringSliceVarP(&opts.request.Namespaces, "namespace", "n", nil, "only pods of this `NAMESPACE`; may be repeated")
+	f.Var((*port)(&only.First), "port", "ask about this destination port alone")
 	f.Var(&proto, "protocol", "of that port: tcp, udp or sctp")
 	f.StringVar(&opts.html, "html", "", "write a picture to `FILE`, or to stdout if that is -")
-	require(cmd, "file")
 	if err := cmd.MarkFlagDirname("file"); err != nil {
 		panic(err) // the flag was not defined: a mistake in this package
 	}
-	completeFlag(cmd, "namespace", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	names := c.podNames(namespaceOf)
+	completeFlag(cmd, "namespace", func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if opts.dir == "" {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+			return names(cmd, args, word)
 		}
 		return namespacesOf(c.read(opts.dir)), cobra.ShellCompDirectiveNoFileComp
 	})
@@ -76,20 +79,16 @@ about each pair, and --html draws one picture that needs no other file.`,
 	return cmd
 }
 
-func (c *cli) runMatrix(opts matrixCommand) error {
-	world, err := c.manifests(opts.dir)
-	if err != nil {
-		return err
+func (c *cli) runMatrix(ctx context.Context, opts matrixCommand) error {
+	var (
+		m   matrix.Matrix
+		err error
+	)
+	if opts.dir == "" {
+		err = c.ask(ctx, api.VerbMatrix, opts.request, &m)
+	} else {
+		m, err = c.offlineMatrix(opts)
 	}
-	pods, err := c.matrixPods(world, opts.namespaces)
-	if err != nil {
-		return err
-	}
-	var only []ruleset.Ports
-	if opts.port != 0 {
-		only = []ruleset.Ports{{Proto: opts.proto, First: opts.port, Last: opts.port}}
-	}
-	m, err := survey(policy.New(world.Snapshot), pods, only)
 	if err != nil {
 		return err
 	}
@@ -106,37 +105,17 @@ func (c *cli) runMatrix(opts matrixCommand) error {
 	return nil
 }
 
-// matrixPods is the pods of the namespaces, or of all if none are named, in the
-// order of their names. Those that have ended have no network. What has no address
-// is reported: no flow reaches it, and that is seldom what the manifests' author
-// wants to see.
-func (c *cli) matrixPods(world source.World, namespaces []string) ([]policy.Pod, error) {
-	known := namespacesOf(world)
-	for _, n := range namespaces {
-		if slices.Contains(known, n) {
-			continue
-		}
-		err := fmt.Errorf("namespace %s: no manifest of a pod there", n)
-		if near := explain.Near(n, known); len(near) > 0 {
-			err = fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
-		}
-		return nil, err
+func (c *cli) offlineMatrix(opts matrixCommand) (matrix.Matrix, error) {
+	world, err := c.rehearsal(opts.dir)
+	if err != nil {
+		return matrix.Matrix{}, err
 	}
-	var pods []policy.Pod
-	for _, p := range world.Pods {
-		if p.Done || len(namespaces) > 0 && !slices.Contains(namespaces, p.Namespace) {
-			continue
-		}
-		pods = append(pods, p)
-		if len(p.Addresses) == 0 && !p.HostNetwork {
-			fmt.Fprintf(c.stderr, "policyctl: warning: pod %s/%s has no address (status.podIPs): nothing is judged to reach it\n",
-				clean(p.Namespace), clean(p.Name))
-		}
+	w := policy.New(world.Snapshot)
+	pods, err := matrix.Pods(w, opts.request.Namespaces)
+	if err != nil {
+		return matrix.Matrix{}, err
 	}
-	slices.SortFunc(pods, func(a, b policy.Pod) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	return pods, nil
+	return matrix.Of(w, explain.Options{}, pods, opts.request.Ports)
 }
 
 // namespacesOf is the namespaces in which world has pods.

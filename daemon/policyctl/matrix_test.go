@@ -4,231 +4,21 @@ import (
 	"encoding/xml"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/explain"
+	"github.com/podwall/podwall/internal/matrix"
 	"github.com/podwall/podwall/internal/policy"
 	"github.com/podwall/podwall/internal/ruleset"
 )
-
-func addrsOf(list ...string) []netip.Addr {
-	var addrs []netip.Addr
-	for _, s := range list {
-		addrs = append(addrs, netip.MustParseAddr(s))
-	}
-	return addrs
-}
-
-func app(name string) policy.PodSet {
-	return policy.PodSet{Namespace: "shop", Pods: policy.Selector{Needs: []policy.Need{{Key: "app", Op: policy.In, Values: []string{name}}}}}
-}
-
-func tcp(first, last uint16) policy.Port {
-	return policy.Port{Ports: ruleset.Ports{Proto: ruleset.TCP, First: first, Last: last}}
-}
-
-// mall is a cluster with something of everything that a verdict depends on: both
-// families, ranges that overlap and touch, named ports, protocols, blocks,
-// replicas, pods on their node's network, one behind a node port and one whose
-// address only the node tells, a pod without address.
-func mall() policy.Snapshot {
-	pod := func(name, app string, addrs ...string) policy.Pod {
-		return policy.Pod{Namespace: "shop", Name: name, Node: "node-a", Labels: policy.Labels{"app": app}, Addresses: addrsOf(addrs...),
-			Ports: []policy.NamedPort{{Name: "http", Proto: ruleset.TCP, Port: 8080}}}
-	}
-	ref := func(name string) ruleset.Ref {
-		return ruleset.Ref{Kind: "NetworkPolicy", Namespace: "shop", Name: name}
-	}
-	side := func(rules ...policy.Rule) policy.Side { return policy.Side{Applies: true, Rules: rules} }
-	agent := pod("agent", "agent", "10.1.0.1")
-	agent.HostNetwork = true
-	faraway := policy.Pod{Namespace: "shop", Name: "faraway", Node: "node-b", HostNetwork: true}
-	return policy.Snapshot{
-		Nodes: []policy.Node{{Name: "node-a", Addresses: addrsOf("10.1.0.1")}, {Name: "node-b", Addresses: addrsOf("10.1.0.2")}},
-		Pods: []policy.Pod{
-			pod("api-0", "api", "10.0.0.1", "fd00::1"), pod("api-1", "api", "10.0.0.2", "fd00::2"), pod("api-2", "api", "10.0.0.3"),
-			pod("web-0", "web", "10.0.0.4"), pod("web-1", "web", "10.0.0.5"), pod("web-2", "web", "10.0.0.6"),
-			pod("db", "db", "10.0.0.7"), pod("dual", "dual", "10.0.0.8", "fd00::8"), pod("six", "six", "fd00::9"),
-			pod("unborn", "unborn"), agent, faraway,
-		},
-		Services: []policy.Service{{Namespace: "shop", Name: "web", Addresses: addrsOf("10.96.0.1"),
-			Ports: []policy.ServicePort{{Proto: ruleset.TCP, Port: 80, NodePort: 30080}}}},
-		Slices: []policy.EndpointSlice{{Namespace: "shop", Name: "web", Service: "web",
-			Ports:     []policy.EndpointPort{{Proto: ruleset.TCP, Port: 8080}},
-			Endpoints: []policy.Endpoint{{Addresses: addrsOf("10.0.0.7"), Ready: true}}}},
-		Policies: []policy.Policy{
-			{Ref: ref("api"), Subject: app("api"), Ingress: side(
-				policy.Rule{Action: ruleset.Accept, Peers: []policy.Peer{{Pods: app("web")}, {Pods: app("dual")}},
-					Ports: []policy.Port{tcp(80, 90), tcp(91, 95), {Name: "http", Ports: ruleset.Ports{Proto: ruleset.TCP}}}},
-				policy.Rule{Action: ruleset.Accept, Peers: []policy.Peer{{Block: []netip.Prefix{netip.MustParsePrefix("10.0.0.6/32")}}},
-					Ports: []policy.Port{tcp(85, 100), {Ports: ruleset.AllPorts(ruleset.UDP)}}})},
-			{Ref: ref("db"), Subject: app("db"), Ingress: side(
-				policy.Rule{Action: ruleset.Accept, Peers: []policy.Peer{{Pods: app("api")}}, Ports: []policy.Port{{Ports: ruleset.AnyPort}}})},
-			{Ref: ref("web"), Subject: app("web"), Egress: side(
-				policy.Rule{Action: ruleset.Accept, Peers: []policy.Peer{{Any: true}}, Ports: []policy.Port{tcp(1, 1000), tcp(65535, 65535)}},
-				policy.Rule{Action: ruleset.Accept, Peers: []policy.Peer{{Pods: app("api")}}, Ports: []policy.Port{{Ports: ruleset.AllPorts(ruleset.SCTP)}}})},
-			{Ref: ref("dual"), Subject: app("dual"), Ingress: side(
-				policy.Rule{Action: ruleset.Accept, Peers: []policy.Peer{{Block: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},
-					Ports: []policy.Port{tcp(443, 443)}})},
-		},
-	}
-}
-
-// rowWith is the index of the row that pod is in.
-func (m matrix) rowWith(pod string) int {
-	return slices.IndexFunc(m.Pods, func(r matrixRow) bool { return slices.Contains(r.Pods, pod) })
-}
-
-// about is the entries of c that are about the port: those that name it or, if
-// none does, that of all others.
-func (c matrixCell) about(proto ruleset.Proto, port uint16) []matrixPort {
-	var named, other []matrixPort
-	for _, p := range c.Ports {
-		switch {
-		case p.Other:
-			other = append(other, p)
-		case p.Ports.Contains(proto, port):
-			named = append(named, p)
-		}
-	}
-	if len(named) > 0 {
-		return named
-	}
-	return other
-}
-
-func TestMatrixAgreesWithExplain(t *testing.T) {
-	snapshot := mall()
-	m, err := survey(policy.New(snapshot), snapshot.Pods, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ports := []uint16{1, 2, 79, 80, 81, 84, 85, 90, 91, 95, 96, 100, 101, 442, 443, 444, 1000, 1001, 8079, 8080, 8081, 30079, 30080, 30081, 65534, 65535}
-	w, verdicts := policy.New(snapshot), map[string]int{}
-	for _, from := range snapshot.Pods {
-		for _, to := range snapshot.Pods {
-			f, g := m.rowWith(podID(from)), m.rowWith(podID(to))
-			cell := m.Cells[f*len(m.Pods)+g]
-			if f == g && (podID(from) == podID(to)) != cell.Self {
-				continue // a pod and itself, in a row of several
-			}
-			for _, proto := range []ruleset.Proto{ruleset.TCP, ruleset.UDP, ruleset.SCTP} {
-				for _, port := range ports {
-					ex, err := explain.Explain(w, api.ExplainRequest{From: podID(from), To: podID(to), Protocol: proto, Port: port}, explain.Options{})
-					if err != nil {
-						t.Fatal(err)
-					}
-					got := cell.about(proto, port)
-					if len(got) != 1 || got[0].Verdict != ex.Verdict || got[0].Egress.Verdict != ex.Egress.Verdict || got[0].Ingress.Verdict != ex.Ingress.Verdict {
-						t.Errorf("%s to %s, %s %d: explain says %s (egress %s, ingress %s), the cell %+v",
-							podID(from), podID(to), proto, port, ex.Verdict, ex.Egress.Verdict, ex.Ingress.Verdict, got)
-					}
-					verdicts[ex.Verdict]++
-				}
-			}
-		}
-	}
-	if verdicts[explain.Allow] < 100 || verdicts[explain.Deny] < 100 {
-		t.Errorf("the cluster's verdicts are %v: want many of both", verdicts)
-	}
-}
-
-func TestMatrixFoldsOnlyWhatBehavesAlike(t *testing.T) {
-	snapshot := mall()
-	m, err := survey(policy.New(snapshot), snapshot.Pods, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, r := range m.Pods {
-		got = append(got, strings.TrimPrefix(r.Name, "shop/"))
-	}
-	// api-2 lacks the family by which six is reached; a block names web-2.
-	want := []string{"api-* (2)", "api-2", "web-* (2)", "web-2", "db", "dual", "six", "unborn", "agent", "faraway"}
-	if !slices.Equal(got, want) {
-		t.Errorf("rows are %q, want %q", got, want)
-	}
-}
-
-func TestAlike(t *testing.T) {
-	tests := []struct {
-		name string
-		keys [][]string // of pods a, b and z
-		want bool
-	}{
-		{"the same in every respect", [][]string{{"", "x", "y"}, {"x", "", "y"}, {"z", "z", ""}}, true},
-		{"they reach different things", [][]string{{"", "x", "y"}, {"x", "", "Y"}, {"z", "z", ""}}, false},
-		{"they are reached differently", [][]string{{"", "x", "y"}, {"x", "", "y"}, {"z", "Z", ""}}, false},
-		{"only one reaches the other", [][]string{{"", "x", "y"}, {"X", "", "y"}, {"z", "z", ""}}, false},
-		{"what they say to themselves tells nothing", [][]string{{"p", "x", "y"}, {"x", "q", "y"}, {"z", "z", ""}}, true},
-	}
-	for _, tt := range tests {
-		if got := alike(tt.keys, 0, 1); got != tt.want {
-			t.Errorf("%s: alike = %t, want %t", tt.name, got, tt.want)
-		}
-	}
-}
-
-func TestSameOwner(t *testing.T) {
-	pod := func(namespace, name string, labels policy.Labels) policy.Pod {
-		return policy.Pod{Namespace: namespace, Name: name, Labels: labels}
-	}
-	web := policy.Labels{"app": "web"}
-	tests := []struct {
-		name string
-		a, b policy.Pod
-		want bool
-	}{
-		{"replicas", pod("shop", "web-0", web), pod("shop", "web-1", web), true},
-		{"other labels", pod("shop", "web-0", web), pod("shop", "web-1", policy.Labels{"app": "web", "track": "canary"}), false},
-		{"another namespace", pod("shop", "web-0", web), pod("pay", "web-0", web), false},
-		{"another name", pod("shop", "web-0", web), pod("shop", "api-0", web), false},
-		{"names of one word", pod("shop", "web", web), pod("shop", "api", web), false},
-		{"two versions of a Deployment", pod("shop", "web-5d4-x", policy.Labels{"app": "web", "pod-template-hash": "5d4"}),
-			pod("shop", "web-6e5-y", policy.Labels{"app": "web", "pod-template-hash": "6e5"}), true},
-	}
-	for _, tt := range tests {
-		if got := sameOwner(tt.a, tt.b); got != tt.want {
-			t.Errorf("%s: sameOwner(%s, %s) = %t, want %t", tt.name, podID(tt.a), podID(tt.b), got, tt.want)
-		}
-	}
-}
-
-func TestSplit(t *testing.T) {
-	all := []ruleset.Ports{ruleset.AllPorts(ruleset.TCP), ruleset.AllPorts(ruleset.UDP), ruleset.AllPorts(ruleset.SCTP)}
-	tests := []struct {
-		name     string
-		mentions []ruleset.Ports
-		want     string
-	}{
-		{"nothing mentioned leaves any other", nil, "[] TCP 1"},
-		{"what is about every protocol mentions no port", []ruleset.Ports{ruleset.AnyPort}, "[] TCP 1"},
-		{"overlaps are cut where one begins or ends", []ruleset.Ports{tcp(80, 90).Ports, tcp(85, 95).Ports}, "[TCP 80-84 TCP 85-90 TCP 91-95] TCP 1"},
-		{"the first and the last port", []ruleset.Ports{tcp(1, 1).Ports, tcp(65535, 65535).Ports}, "[TCP 1 TCP 65535] TCP 2"},
-		{"port 0 is none to ask about", []ruleset.Ports{ruleset.AllPorts(ruleset.TCP)}, "[TCP 1-65535] UDP 1"},
-		{"all mentioned leaves no other", all, "[TCP 1-65535 UDP 1-65535 SCTP 1-65535] invalid"},
-	}
-	for _, tt := range tests {
-		ranges, rest := split(tt.mentions)
-		other := "invalid"
-		if rest != (ruleset.Ports{}) {
-			other = rest.String()
-		}
-		if got := fmt.Sprint(ranges, " ", other); got != tt.want {
-			t.Errorf("%s: split(%v) = %s, want %s", tt.name, tt.mentions, got, tt.want)
-		}
-	}
-}
 
 // crowd is 50 pods of five namespaces, none of which folds with another; one has
 // a name that is no name.
 func crowd() policy.Snapshot {
 	var s policy.Snapshot
 	for i := range 50 {
-		p := policy.Pod{Namespace: fmt.Sprintf("team%d", i/10), Name: fmt.Sprintf("pod%02d", i), Addresses: addrsOf(fmt.Sprintf("10.0.0.%d", i+1)),
+		p := policy.Pod{Namespace: fmt.Sprintf("team%d", i/10), Name: fmt.Sprintf("pod%02d", i), Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})},
 			Labels: policy.Labels{"n": fmt.Sprint(i % 10)}}
 		s.Pods = append(s.Pods, p)
 	}
@@ -237,7 +27,7 @@ func crowd() policy.Snapshot {
 		ns := fmt.Sprintf("team%d", i)
 		s.Policies = append(s.Policies, policy.Policy{Ref: ruleset.Ref{Kind: "NetworkPolicy", Namespace: ns, Name: "<own>"},
 			Subject: policy.PodSet{Namespace: ns, Pods: policy.Selector{Needs: []policy.Need{{Key: "n", Op: policy.In, Values: []string{"1", "2", "3"}}}}},
-			Ingress: policy.Side{Applies: true, Rules: []policy.Rule{{Action: ruleset.Accept, Ports: []policy.Port{tcp(443, 443)},
+			Ingress: policy.Side{Applies: true, Rules: []policy.Rule{{Action: ruleset.Accept, Ports: []policy.Port{{Ports: ruleset.Ports{Proto: ruleset.TCP, First: 443, Last: 443}}},
 				Peers: []policy.Peer{{Pods: policy.PodSet{Namespace: ns, Pods: policy.Selector{All: true}}}}}}}})
 	}
 	return s
@@ -267,55 +57,114 @@ func (e element) walk(fn func(element)) {
 	}
 }
 
-func TestPictureOfFiftyPods(t *testing.T) {
-	s := crowd()
-	m, err := survey(policy.New(s), s.Pods, nil)
+// pictureOf is the picture of all pods of s, read as XML.
+func pictureOf(t *testing.T, s policy.Snapshot) (m matrix.Matrix, text string, page element) {
+	t.Helper()
+	m, err := matrix.Of(policy.New(s), explain.Options{}, s.Pods, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	picture := matrixHTML(m)
-	d := xml.NewDecoder(strings.NewReader(picture))
-	var page element
+	text = matrixHTML(m)
+	d := xml.NewDecoder(strings.NewReader(text))
 	if err := d.Decode(&page); err != nil {
 		t.Fatalf("the picture is no XML: %v", err)
 	}
-	if rest := strings.TrimSpace(picture[d.InputOffset():]); rest != "" {
+	if rest := strings.TrimSpace(text[d.InputOffset():]); rest != "" {
 		t.Errorf("the page goes on after its end: %q", rest)
 	}
-	classes, turned := map[string]int{}, 0
+	return m, text, page
+}
+
+func TestPictureOfFiftyPods(t *testing.T) {
+	m, text, page := pictureOf(t, crowd())
+	classes, cells := map[string]int{}, 0
 	page.walk(func(e element) {
 		switch e.XMLName.Local {
 		case "script", "link", "img", "iframe":
 			t.Errorf("the picture holds a %s", e.XMLName.Local)
 		}
-		if strings.Contains(e.attr("transform"), "rotate(") {
-			turned++
-		}
-		if e.attr("class") != "cell" {
+		label := e.attr("aria-label")
+		if e.XMLName.Local != "td" || label == "" {
 			return
 		}
-		title, rect := e.Children[0], e.Children[1]
-		classes[rect.attr("class")]++
-		cell := m.Cells[classes["allow"]+classes["some"]+classes["deny"]+classes["self"]-1]
-		if want := clean(cell.From) + " → " + clean(cell.To) + "\n"; title.XMLName.Local != "title" || !strings.HasPrefix(title.Text, want) {
-			t.Errorf("a cell's title is %q, want it to begin with %q", title.Text, want)
+		classes[e.attr("class")]++
+		cell := m.Cells[cells]
+		cells++
+		if want := clean(cell.From) + " → " + clean(cell.To) + "\n"; !strings.HasPrefix(label, want) {
+			t.Errorf("a cell's label is %q, want it to begin with %q", label, want)
 		}
-		if rect.attr("class") == "some" && !strings.Contains(title.Text, "TCP 443: Allow") {
-			t.Errorf("title %q of an ambiguous cell names no port", title.Text)
+		if e.attr("class") == "some" && !strings.Contains(label, "✓ TCP 443: Allow") {
+			t.Errorf("label %q of an ambiguous cell names no port", label)
 		}
-		if rect.attr("class") == "deny" && !strings.Contains(title.Text, "/<own>") {
-			t.Errorf("title %q of a denied cell names no policy", title.Text)
+		if e.attr("class") == "deny" && !strings.Contains(label, "/<own>") {
+			t.Errorf("label %q of a denied cell names no policy", label)
 		}
 	})
 	// In each namespace three pods are isolated: from its 9 others one port is
 	// allowed, from the 40 outside none.
 	want := map[string]int{"self": 50, "some": 5 * 3 * 9, "deny": 5 * 3 * 40, "allow": 50*50 - 50 - 5*3*9 - 5*3*40}
-	if fmt.Sprint(classes) != fmt.Sprint(want) || turned != 50 {
-		t.Errorf("cells are %v with %d turned labels, want %v and 50", classes, turned, want)
+	if fmt.Sprint(classes) != fmt.Sprint(want) {
+		t.Errorf("cells are %v, want %v", classes, want)
 	}
-	for _, part := range []string{"prefers-color-scheme: dark", `\u001b[2J&lt;/text&gt;`} {
-		if !strings.Contains(picture, part) {
+	for _, part := range []string{"prefers-color-scheme: dark", `\u001b[2J&lt;/text&gt;`, "50 pods in 5 namespaces", "some ports: 135 pairs"} {
+		if !strings.Contains(text, part) {
 			t.Errorf("the picture lacks %q", part)
 		}
+	}
+}
+
+// Where there is room, a cell says which ports are open.
+func TestPictureOfFewPods(t *testing.T) {
+	s := crowd()
+	s.Pods = s.Pods[:5]
+	_, _, page := pictureOf(t, s)
+	said := map[string]int{}
+	page.walk(func(e element) {
+		if e.XMLName.Local == "td" && e.attr("aria-label") != "" {
+			said[e.Text]++
+		}
+	})
+	if want := map[string]int{"·": 5, "443": 12, "✓": 8}; fmt.Sprint(said) != fmt.Sprint(want) {
+		t.Errorf("cells say %v, want %v", said, want)
+	}
+}
+
+func TestInside(t *testing.T) {
+	port := func(proto ruleset.Proto, first, last uint16, verdict string) matrix.Port {
+		return matrix.Port{Ports: &ruleset.Ports{Proto: proto, First: first, Last: last}, Verdict: verdict}
+	}
+	other := func(verdict string) matrix.Port { return matrix.Port{Other: true, Verdict: verdict} }
+	tests := []struct {
+		name  string
+		ports []matrix.Port
+		want  string
+	}{
+		{"a port", []matrix.Port{port(ruleset.TCP, 80, 80, "Allow"), other("Deny")}, "80"},
+		{"two", []matrix.Port{port(ruleset.TCP, 80, 80, "Allow"), port(ruleset.UDP, 53, 53, "Allow"), other("Deny")}, "80, UDP 53"},
+		{"more than there is room for", []matrix.Port{port(ruleset.TCP, 80, 80, "Allow"), port(ruleset.TCP, 82, 82, "Allow"), port(ruleset.TCP, 84, 90, "Allow"), other("Deny")}, "80 +2"},
+		{"all but one", []matrix.Port{port(ruleset.TCP, 80, 80, "Deny"), other("Allow")}, "others"},
+	}
+	for _, tt := range tests {
+		if got := inside(matrix.Cell{Verdict: matrix.Some, Ports: tt.ports}); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestAddressed(t *testing.T) {
+	pods := []policy.Pod{
+		{Name: "old", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}},
+		{Name: "new"}, {Name: "newer"}, {Name: "agent", HostNetwork: true}, {Name: "job", Done: true},
+	}
+	all, madeUp := addressed(pods)
+	if len(madeUp) != 2 || len(all) != 5 || len(pods[1].Addresses) != 0 {
+		t.Fatalf("made up %v of %v; the manifests are %v", madeUp, all, pods)
+	}
+	if got := fmt.Sprint(all[1].Addresses, all[2].Addresses); got != "[240.0.0.1 100::1] [240.0.0.2 100::2]" {
+		t.Errorf("addresses %s", got)
+	}
+	all, _ = addressed(pods[1:2])
+	if got := fmt.Sprint(all[0].Addresses); got != "[240.0.0.1]" {
+		t.Errorf("addresses in a cluster that has none: %s", got)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/podwall/podwall/internal/explain"
-	"github.com/podwall/podwall/internal/ruleset"
+	"github.com/podwall/podwall/internal/matrix"
 )
 
 // drawMatrix draws a square of signs, whose columns have the rows' numbers, and
@@ -16,7 +16,7 @@ import (
 //	1 shop/api      · ✗ ✗
 //	2 shop/caged    ✗ · ✓
 //	3 shop/web      ◐ ✓ ·
-func drawMatrix(p *page, m matrix, detail bool) {
+func drawMatrix(p *page, m matrix.Matrix, detail bool) {
 	if len(m.Pods) == 0 {
 		p.line(dim.in("no pods"))
 		return
@@ -32,12 +32,12 @@ func drawMatrix(p *page, m matrix, detail bool) {
 		label := plain(" " + r.Name + strings.Repeat(" ", names-1-columns(clean(r.Name))+2))
 		line := append(dim.in(fmt.Sprintf("%*d", digits, i+1)), label...)
 		for _, c := range m.Cells[i*len(m.Pods) : (i+1)*len(m.Pods)] {
-			line = append(line, span{text: strings.Repeat(" ", digits)}, c.sign())
+			line = append(line, span{text: strings.Repeat(" ", digits)}, sign(c))
 		}
 		p.line(line)
 	}
 	p.gap()
-	p.line(m.legend())
+	p.line(legend(m))
 	drawPairs(p, m, detail)
 }
 
@@ -49,21 +49,21 @@ func numbers(n, digits int) text {
 	return dim.in(b.String())
 }
 
-// sign is the cell in one character.
-func (c matrixCell) sign() span {
+// sign is a cell in one character.
+func sign(c matrix.Cell) span {
 	switch {
 	case c.Self:
 		return span{"·", dim}
 	case c.Verdict == explain.Allow:
 		return span{"✓", green}
-	case c.Verdict == verdictSome:
+	case c.Verdict == matrix.Some:
 		return span{"◐", yellow}
 	}
 	return span{"✗", red}
 }
 
 // legend says what the signs mean.
-func (m matrix) legend() text {
+func legend(m matrix.Matrix) text {
 	if len(m.Asked) > 0 {
 		return join("   ", append(green.in("✓ "), plainf("%s is allowed", m.Asked[0])...), append(red.in("✗ "), plain("denied")...))
 	}
@@ -73,7 +73,7 @@ func (m matrix) legend() text {
 
 // drawPairs draws the pairs of which some ports are allowed or, in detail, every
 // pair and port with what decides at either end.
-func drawPairs(p *page, m matrix, detail bool) {
+func drawPairs(p *page, m matrix.Matrix, detail bool) {
 	g := newGrid("FROM", "TO", "ALLOWED", "DENIED")
 	if detail {
 		g = newGrid("FROM", "TO", "PORTS", "VERDICT", "EGRESS", "INGRESS")
@@ -83,11 +83,11 @@ func drawPairs(p *page, m matrix, detail bool) {
 		case c.Self:
 		case detail:
 			for i, port := range c.Ports {
-				g.row(plain(c.From), plain(c.To), plain(c.words(i)), good(port.Verdict).in(port.Verdict),
+				g.row(plain(c.From), plain(c.To), plain(c.Words(i)), good(port.Verdict).in(port.Verdict),
 					side(port.Egress), side(port.Ingress))
 			}
-		case c.Verdict == verdictSome:
-			g.row(plain(c.From), plain(c.To), plain(c.list(explain.Allow)), plain(c.list(explain.Deny)))
+		case c.Verdict == matrix.Some:
+			g.row(plain(c.From), plain(c.To), plain(c.List(explain.Allow)), plain(c.List(explain.Deny)))
 		}
 	}
 	if len(g.rows) > 0 {
@@ -96,29 +96,4 @@ func drawPairs(p *page, m matrix, detail bool) {
 	}
 }
 
-func side(s matrixSide) text { return append(mark(s.Verdict), plain(s.By)...) }
-
-// list is the ports of c on which the verdict is verdict.
-func (c matrixCell) list(verdict string) string {
-	var words []string
-	for i, p := range c.Ports {
-		if p.Verdict == verdict {
-			words = append(words, c.words(i))
-		}
-	}
-	return strings.Join(words, ", ")
-}
-
-// words is which ports c.Ports[i] is about.
-func (c matrixCell) words(i int) string {
-	p := c.Ports[i]
-	switch {
-	case p.Other && len(c.Ports) == 1:
-		return "every port"
-	case p.Other:
-		return "any other"
-	case p.Ports.First == 1 && p.Ports.Last == lastPort:
-		return "all " + ruleset.AllPorts(p.Ports.Proto).String()
-	}
-	return p.Ports.String()
-}
+func side(s matrix.Side) text { return append(mark(s.Verdict), plain(s.By)...) }

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/podwall/podwall/daemon/policyctl/expect"
-	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/explain"
 )
@@ -42,7 +41,10 @@ A file is a list of expectations:
     expect: allow                    # or deny
     because: shop/api                # optional: the policy that decides
 
-Problems in the manifests are reported on stderr; with --strict they are failures.`,
+Pods count, not what makes them: a Deployment is not read, a Pod with its labels
+stands for it. One without addresses, as before it was ever created, is judged at
+one that is made up. Problems in the manifests are reported on stderr; with
+--strict they are failures.`,
 		Example: `  policyctl test -f manifests expectations.yaml
   policyctl test -f manifests --strict --junit report.xml tests/*.yaml`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -73,7 +75,7 @@ func (c *cli) runTest(opts trial) error {
 	if err != nil {
 		return &usageError{err}
 	}
-	world, err := c.readManifests(opts.dir)
+	world, err := c.rehearsal(opts.dir)
 	if err != nil {
 		return &usageError{err}
 	}
@@ -110,23 +112,6 @@ func readExpectations(files []string) ([]expect.Expectation, error) {
 		all = append(all, list...)
 	}
 	return all, errors.Join(errs...)
-}
-
-// readManifests reads those in dir and warns of what can't be honoured.
-func (c *cli) readManifests(dir string) (source.World, error) {
-	if st, err := os.Stat(dir); err != nil {
-		return source.World{}, fmt.Errorf("read manifests: %w", err)
-	} else if !st.IsDir() {
-		return source.World{}, fmt.Errorf("%s: want a directory of manifests", dir)
-	}
-	world := c.read(dir)
-	if world.Unknown != "" {
-		return source.World{}, fmt.Errorf("read manifests: %s", world.Unknown)
-	}
-	for _, p := range world.Problems {
-		fmt.Fprintf(c.stderr, "policyctl: warning: %s\n", oneLine(p.String()))
-	}
-	return world, nil
 }
 
 func judgeAll(cluster *expect.Cluster, list []expect.Expectation) ([]expect.Result, error) {

@@ -38,6 +38,8 @@ func (h Handler) answer(req api.Envelope, file *os.File) (any, error) {
 		return with(req, func(r api.InspectRequest) (any, error) { return h.Keeper.Inspect(r) })
 	case api.VerbExplain:
 		return with(req, func(r api.ExplainRequest) (any, error) { return h.Keeper.Explain(r) })
+	case api.VerbMatrix:
+		return with(req, func(r api.MatrixRequest) (any, error) { return h.Keeper.Matrix(r) })
 	}
 	return nil, api.Errorf(api.CodeInvalid, "verb %q: unknown to this podwalld", req.Verb)
 }

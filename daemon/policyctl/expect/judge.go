@@ -17,12 +17,14 @@ import (
 // A Cluster is what expectations are compared with.
 type Cluster struct {
 	world    *policy.World
+	flows    *explain.Explainer // compiles each pod once
 	policies []string
 }
 
 // NewCluster returns the cluster that s describes.
 func NewCluster(s policy.Snapshot) *Cluster {
-	c := &Cluster{world: policy.New(s)}
+	w := policy.New(s)
+	c := &Cluster{world: w, flows: explain.New(w, explain.Options{})}
 	for _, p := range s.Policies {
 		c.policies = append(c.policies, p.Ref.String())
 	}
@@ -60,7 +62,7 @@ func (c *Cluster) judge(e Expectation, flow api.ExplainRequest) (Result, error) 
 	if err != nil {
 		return Result{}, err
 	}
-	ex, err := explain.Explain(c.world, flow, explain.Options{})
+	ex, err := c.flows.Explain(flow)
 	if err != nil {
 		return Result{}, err
 	}
@@ -97,7 +99,7 @@ func (c *Cluster) check(e Expectation) error {
 // asks about one from an address that nobody has, so that the error is n's.
 func (c *Cluster) find(n explain.End, proto ruleset.Proto) error {
 	flow := api.ExplainRequest{From: netip.IPv4Unspecified().String(), To: n.String(), Port: 1, Protocol: proto}
-	_, err := explain.Explain(c.world, flow, explain.Options{})
+	_, err := c.flows.Explain(flow)
 	return err
 }
 

@@ -35,7 +35,7 @@ func (c *Cluster) open(from, to explain.End, flow api.ExplainRequest) (path, boo
 
 // openAt is open for a flow between the addresses of flow, where to is the second.
 func (c *Cluster) openAt(to netip.Addr, flow api.ExplainRequest) (path, bool, error) {
-	ex, err := explain.Explain(c.world, flow, explain.Options{})
+	ex, err := c.flows.Explain(flow)
 	if err != nil || ex.Verdict == explain.Allow {
 		return path{flow.To, ex}, err == nil, err
 	}
@@ -45,7 +45,7 @@ func (c *Cluster) openAt(to netip.Addr, flow api.ExplainRequest) (path, bool, er
 	for _, b := range c.endpoints(to, flow) {
 		behind := flow
 		behind.To, behind.Port = b.Addr().String(), b.Port()
-		arrival, err := explain.Explain(c.world, behind, explain.Options{})
+		arrival, err := c.flows.Explain(behind)
 		if err != nil {
 			return path{}, false, err
 		}

@@ -1,4 +1,4 @@
-package main
+package matrix
 
 import (
 	"fmt"
@@ -11,64 +11,67 @@ import (
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
-// A matrix is matrix -o json.
-type matrix struct {
+// A Matrix is `policyctl matrix -o json`.
+type Matrix struct {
 	// Asked is the ports of the question, if it is not about all.
 	Asked []ruleset.Ports `json:"asked,omitempty"`
-	Pods  []matrixRow     `json:"pods"`
-	Cells []matrixCell    `json:"cells"` // row by row: a cell for each pair of Pods
+	Pods  []Row           `json:"pods"`
+	Cells []Cell          `json:"cells"` // row by row: a cell for each pair of Pods
 }
 
-// A matrixRow is a pod, or pods of one owner that nothing tells apart.
-type matrixRow struct {
+// A Row is a pod, or pods of one owner that nothing tells apart.
+type Row struct {
 	Name      string   `json:"name"` // NAMESPACE/POD, or NAMESPACE/OWNER-* (3)
 	Namespace string   `json:"namespace"`
 	Pods      []string `json:"pods"`
 }
 
-// verdictSome is the verdict of a cell where some ports are allowed; the others are
+// Some is the verdict of a cell where some ports are allowed; the others are
 // explain's.
-const verdictSome = "Some"
+const Some = "Some"
 
-// A matrixCell says what one row's pods may reach at another's. In the cell of a
+// A Cell says what one row's pods may reach at another's. In the cell of a
 // row with itself that is each other or, if it is a single pod, itself.
-type matrixCell struct {
-	From    string       `json:"from"`
-	To      string       `json:"to"`
-	Self    bool         `json:"self,omitempty"` // a pod and itself, which it always reaches
-	Verdict string       `json:"verdict"`
-	Ports   []matrixPort `json:"ports"`
+type Cell struct {
+	From    string `json:"from"`
+	To      string `json:"to"`
+	Self    bool   `json:"self,omitempty"` // a pod and itself, which it always reaches
+	Verdict string `json:"verdict"`
+	Ports   []Port `json:"ports"`
 }
 
-// A matrixPort is a verdict on some ports.
-type matrixPort struct {
+// A Port is a verdict on some ports.
+type Port struct {
 	Ports *ruleset.Ports `json:"ports,omitempty"`
 	// Other says that this is about all ports that the others are not, of every
 	// protocol.
-	Other   bool       `json:"other,omitempty"`
-	Verdict string     `json:"verdict"`
-	Egress  matrixSide `json:"egress"`
-	Ingress matrixSide `json:"ingress"`
+	Other   bool   `json:"other,omitempty"`
+	Verdict string `json:"verdict"`
+	Egress  Side   `json:"egress"`
+	Ingress Side   `json:"ingress"`
 }
 
-// A matrixSide is what one end says, and what of its rules does so.
-type matrixSide struct {
+// A Side is what one end says, and what of its rules does so.
+type Side struct {
 	Verdict string `json:"verdict"`
 	By      string `json:"by"`
 	prose   bool   // By is a sentence that may name the pods
 	key     string // equal where the decision is, whoever it is about
 }
 
-// A surveyor judges every pair of pods.
-type surveyor struct {
-	*explain.Explainer
+// A Survey is a Matrix in the making.
+type Survey struct {
+	flows     *explain.Explainer
+	pods      []policy.Pod
 	only      []ruleset.Ports // ask about these and no other; nil asks about all
 	nodePorts []ruleset.Ports // of all Services
+	judged    [][][]Port      // what each of the first pods may reach at each
 }
 
-// survey is the matrix of pods. With only, just these ports are asked about.
-func survey(w *policy.World, pods []policy.Pod, only []ruleset.Ports) (matrix, error) {
-	s := surveyor{Explainer: explain.New(w, explain.Options{}), only: only}
+// Begin begins the Survey of pods of w, as a node with these options sees them.
+// With only, just those ports are asked about.
+func Begin(w *policy.World, opts explain.Options, pods []policy.Pod, only []ruleset.Ports) *Survey {
+	s := &Survey{flows: explain.New(w, opts), pods: pods, only: only}
 	for svc := range w.Services() {
 		for _, p := range svc.Ports {
 			if p.NodePort != 0 {
@@ -76,24 +79,47 @@ func survey(w *policy.World, pods []policy.Pod, only []ruleset.Ports) (matrix, e
 			}
 		}
 	}
-	all := make([][][]matrixPort, len(pods))
-	for i, from := range pods {
-		for _, to := range pods {
-			ports, err := s.pair(from, to)
-			if err != nil {
-				return matrix{}, err
+	return s
+}
+
+// Row judges what one more pod may reach, and reports whether that was not the
+// last one.
+func (s *Survey) Row() (more bool, err error) {
+	if i := len(s.judged); i < len(s.pods) {
+		row := make([][]Port, len(s.pods))
+		for j, to := range s.pods {
+			if row[j], err = s.pair(s.pods[i], to); err != nil {
+				return false, err
 			}
-			all[i] = append(all[i], ports)
+		}
+		s.judged = append(s.judged, row)
+	}
+	return len(s.judged) < len(s.pods), nil
+}
+
+// Matrix is the result, once Row has said that there are no more.
+func (s *Survey) Matrix() Matrix {
+	m := fold(s.pods, s.judged)
+	m.Asked = s.only
+	return m
+}
+
+// Of is the whole Survey at once.
+func Of(w *policy.World, opts explain.Options, pods []policy.Pod, only []ruleset.Ports) (Matrix, error) {
+	s := Begin(w, opts, pods, only)
+	for {
+		switch more, err := s.Row(); {
+		case err != nil:
+			return Matrix{}, err
+		case !more:
+			return s.Matrix(), nil
 		}
 	}
-	m := fold(pods, all)
-	m.Asked = only
-	return m, nil
 }
 
 // pair is what from may reach at to: the ports that are mentioned, in order and
 // joined where the same decides about neighbours, then any other.
-func (s *surveyor) pair(from, to policy.Pod) ([]matrixPort, error) {
+func (s *Survey) pair(from, to policy.Pod) ([]Port, error) {
 	asked, rest := s.only, ruleset.Ports{}
 	if asked == nil {
 		asked, rest = split(s.mentioned(from, to))
@@ -101,7 +127,7 @@ func (s *surveyor) pair(from, to policy.Pod) ([]matrixPort, error) {
 	if podID(from) == podID(to) {
 		asked, rest = nil, ruleset.Ports{Proto: ruleset.TCP, First: 1, Last: 1}
 	}
-	var list []matrixPort
+	var list []Port
 	for _, p := range asked {
 		j, err := s.judge(from, to, p)
 		if err != nil {
@@ -124,7 +150,7 @@ func (s *surveyor) pair(from, to policy.Pod) ([]matrixPort, error) {
 
 // mentioned is the ports at which to's containers, its rules or from's rules about
 // it may make a difference.
-func (s *surveyor) mentioned(from, to policy.Pod) []ruleset.Ports {
+func (s *Survey) mentioned(from, to policy.Pod) []ruleset.Ports {
 	var list []ruleset.Ports
 	for _, n := range to.Ports {
 		list = append(list, ruleset.Ports{Proto: n.Proto, First: n.Port, Last: n.Port})
@@ -132,14 +158,14 @@ func (s *surveyor) mentioned(from, to policy.Pod) []ruleset.Ports {
 	if to.HostNetwork {
 		list = append(list, s.nodePorts...) // its address may be where from meets them
 	} else {
-		for m := range matchesOf(s.Rules(to).Ingress) {
+		for m := range matchesOf(s.flows.Rules(to).Ingress) {
 			list = append(list, m.Ports...)
 		}
 	}
 	if from.HostNetwork {
 		return list
 	}
-	for m := range matchesOf(s.Rules(from).Egress) {
+	for m := range matchesOf(s.flows.Rules(from).Egress) {
 		// A pod on its node's network may have that address from the node alone.
 		if to.HostNetwork || slices.ContainsFunc(to.Addresses, m.Peers.Contains) {
 			list = append(list, m.Ports...)
@@ -192,13 +218,13 @@ func split(mentions []ruleset.Ports) (ranges []ruleset.Ports, rest ruleset.Ports
 }
 
 // judge asks about the first port of p.
-func (s *surveyor) judge(from, to policy.Pod, p ruleset.Ports) (matrixPort, error) {
-	ex, err := s.Flow(explain.End{Namespace: from.Namespace, Name: from.Name}, explain.End{Namespace: to.Namespace, Name: to.Name}, p.Proto, p.First)
-	return matrixPort{Verdict: ex.Verdict, Egress: sideOf(ex.Egress, ruleset.Egress), Ingress: sideOf(ex.Ingress, ruleset.Ingress)}, err
+func (s *Survey) judge(from, to policy.Pod, p ruleset.Ports) (Port, error) {
+	ex, err := s.flows.Flow(explain.End{Namespace: from.Namespace, Name: from.Name}, explain.End{Namespace: to.Namespace, Name: to.Name}, p.Proto, p.First)
+	return Port{Verdict: ex.Verdict, Egress: sideOf(ex.Egress, ruleset.Egress), Ingress: sideOf(ex.Ingress, ruleset.Ingress)}, err
 }
 
-func sideOf(o api.Opinion, d ruleset.Direction) matrixSide {
-	side := matrixSide{Verdict: o.Verdict, By: o.Reason, prose: true}
+func sideOf(o api.Opinion, d ruleset.Direction) Side {
+	side := Side{Verdict: o.Verdict, By: o.Reason, prose: true}
 	switch {
 	case o.Policy != nil:
 		side.By, side.prose = fmt.Sprintf("%s %s %s[%d]", o.Policy.Kind, o.Policy, d, *o.Rule), false
@@ -217,15 +243,15 @@ func sideOf(o api.Opinion, d ruleset.Direction) matrixSide {
 }
 
 // continues reports whether next begins where p ends, and the same decides.
-func (p matrixPort) continues(next matrixPort) bool {
+func (p Port) continues(next Port) bool {
 	return p.Ports.Proto == next.Ports.Proto && int(p.Ports.Last)+1 == int(next.Ports.First) && p.decision() == next.decision()
 }
 
 // decision is equal where verdicts and what decides are.
-func (p matrixPort) decision() string { return p.Egress.key + " / " + p.Ingress.key }
+func (p Port) decision() string { return p.Egress.key + " / " + p.Ingress.key }
 
 // verdictOn is the verdict on all of ports.
-func verdictOn(ports []matrixPort) string {
+func verdictOn(ports []Port) string {
 	allowed := 0
 	for _, p := range ports {
 		if p.Verdict == explain.Allow {
@@ -238,5 +264,30 @@ func verdictOn(ports []matrixPort) string {
 	case len(ports):
 		return explain.Allow
 	}
-	return verdictSome
+	return Some
+}
+
+// Words is which ports c.Ports[i] is about.
+func (c Cell) Words(i int) string {
+	p := c.Ports[i]
+	switch {
+	case p.Other && len(c.Ports) == 1:
+		return "every port"
+	case p.Other:
+		return "any other"
+	case p.Ports.First == 1 && p.Ports.Last == lastPort:
+		return "all " + ruleset.AllPorts(p.Ports.Proto).String()
+	}
+	return p.Ports.String()
+}
+
+// List is the ports of c on which the verdict is verdict, in words.
+func (c Cell) List(verdict string) string {
+	var words []string
+	for i, p := range c.Ports {
+		if p.Verdict == verdict {
+			words = append(words, c.Words(i))
+		}
+	}
+	return strings.Join(words, ", ")
 }

@@ -1,4 +1,4 @@
-package main
+package matrix
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 
 // fold puts pods of one owner that nothing tells apart into one row. all holds
 // what each may reach at each.
-func fold(pods []policy.Pod, all [][][]matrixPort) matrix {
+func fold(pods []policy.Pod, all [][][]Port) Matrix {
 	keys := make([][]string, len(pods))
 	for i := range pods {
 		for j := range pods {
@@ -29,7 +29,7 @@ func fold(pods []policy.Pod, all [][][]matrixPort) matrix {
 			groups[g] = append(groups[g], i)
 		}
 	}
-	m := matrix{Pods: []matrixRow{}, Cells: []matrixCell{}}
+	m := Matrix{Pods: []Row{}, Cells: []Cell{}}
 	for _, g := range groups {
 		m.Pods = append(m.Pods, rowOf(pods, g))
 	}
@@ -46,11 +46,11 @@ func fold(pods []policy.Pod, all [][][]matrixPort) matrix {
 }
 
 // cellOf is the cell of two rows, given what is true of one pod of each.
-func cellOf(from, to matrixRow, a, b policy.Pod, ports []matrixPort) matrixCell {
-	c := matrixCell{From: from.Name, To: to.Name, Verdict: verdictOn(ports), Ports: slices.Clone(ports)}
+func cellOf(from, to Row, a, b policy.Pod, ports []Port) Cell {
+	c := Cell{From: from.Name, To: to.Name, Verdict: verdictOn(ports), Ports: slices.Clone(ports)}
 	c.Self = podID(a) == podID(b)
 	for i := range c.Ports {
-		for _, side := range []*matrixSide{&c.Ports[i].Egress, &c.Ports[i].Ingress} {
+		for _, side := range []*Side{&c.Ports[i].Egress, &c.Ports[i].Ingress} {
 			if side.prose {
 				side.By = inRow(inRow(side.By, podID(a), from), podID(b), to)
 			}
@@ -60,7 +60,7 @@ func cellOf(from, to matrixRow, a, b policy.Pod, ports []matrixPort) matrixCell 
 }
 
 // inRow is a sentence about pod as one about its row.
-func inRow(sentence, pod string, row matrixRow) string {
+func inRow(sentence, pod string, row Row) string {
 	words := strings.Split(sentence, " ")
 	for i, w := range words {
 		if w == pod {
@@ -72,7 +72,7 @@ func inRow(sentence, pod string, row matrixRow) string {
 
 func podID(p policy.Pod) string { return p.Namespace + "/" + p.Name }
 
-func keyOf(ports []matrixPort) string {
+func keyOf(ports []Port) string {
 	var b strings.Builder
 	for _, p := range ports {
 		if p.Ports != nil {
@@ -121,9 +121,9 @@ func shared(l policy.Labels) policy.Labels {
 	return l
 }
 
-func rowOf(pods []policy.Pod, group []int) matrixRow {
+func rowOf(pods []policy.Pod, group []int) Row {
 	first := pods[group[0]]
-	row := matrixRow{Name: podID(first), Namespace: first.Namespace}
+	row := Row{Name: podID(first), Namespace: first.Namespace}
 	for _, i := range group {
 		row.Pods = append(row.Pods, podID(pods[i]))
 	}

@@ -1,0 +1,65 @@
+package reconcile
+
+import (
+	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/explain"
+	"github.com/podwall/podwall/internal/matrix"
+)
+
+const (
+	// widest is how many pods a matrix may have: more are too many to look at,
+	// and too long a list of pairs to make on a node.
+	widest = 250
+	// beginnings is how often a matrix is begun anew because policy changed.
+	beginnings = 5
+)
+
+// Matrix says who may reach whom among the cluster's pods, as this node sees them:
+// all of it at one version. ADD and the rounds wait for a row of it at most.
+func (k *Keeper) Matrix(req api.MatrixRequest) (matrix.Matrix, error) {
+	for range beginnings {
+		s, version, err := k.survey(req)
+		for err == nil {
+			var more, same bool
+			if more, same, err = k.row(s, version); err != nil || !same {
+				break
+			}
+			if !more {
+				return s.Matrix(), nil
+			}
+		}
+		if err != nil {
+			return matrix.Matrix{}, err
+		}
+	}
+	return matrix.Matrix{}, api.Errorf(api.CodeUnavailable, "policy or pods changed %d times while the matrix was made: name fewer namespaces, or try again", beginnings)
+}
+
+// survey begins a matrix of the present version.
+func (k *Keeper) survey(req api.MatrixRequest) (*matrix.Survey, uint64, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.notSynced(); err != nil {
+		return nil, 0, err
+	}
+	pods, err := matrix.Pods(k.policy(), req.Namespaces)
+	switch {
+	case err != nil:
+		return nil, 0, api.Errorf(api.CodeNotFound, "%v", err)
+	case len(pods) > widest:
+		return nil, 0, api.Errorf(api.CodeInvalid, "a matrix of %d pods: at most %d; name namespaces, with -n", len(pods), widest)
+	}
+	opts := explain.Options{Node: k.Node, NodeAddresses: k.nodeAddrs, NodeEgressByPolicy: k.nodeEgressByPolicy}
+	return matrix.Begin(k.policy(), opts, pods, req.Ports), k.version, nil
+}
+
+// row makes one more row of s, unless the version is another one now.
+func (k *Keeper) row(s *matrix.Survey, version uint64) (more, same bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.version != version {
+		return false, false, nil
+	}
+	more, err = s.Row()
+	return more, true, err
+}
