@@ -76,10 +76,10 @@ func New(version string, s Sources) *Metrics {
 	m.add.WithLabelValues(resultError)
 	phases := m.histogram("add_phase_duration_seconds",
 		"Time that each phase of an ADD took: "+
-			"decode the request, begin (compile its rules), apply (in the plugin), others (tell the other pods' rules), update (its own), persist.",
+			"decode the request, learn (the pod's labels, from the API server if need be), begin (compile its rules), apply (in the plugin), others (tell the other pods' rules), update (its own), persist.",
 		"phase")
 	m.phases = map[string]prometheus.Observer{}
-	for _, p := range []string{server.PhaseDecode, server.PhaseBegin, server.PhaseApply,
+	for _, p := range []string{server.PhaseDecode, server.PhaseLearn, server.PhaseBegin, server.PhaseApply,
 		reconcile.PhaseOthers, reconcile.PhaseUpdate, reconcile.PhasePersist} {
 		m.phases[p] = phases.WithLabelValues(p)
 	}

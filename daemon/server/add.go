@@ -40,6 +40,12 @@ func (s *Server) conversation(ctx context.Context, conn *api.Conn, req api.Envel
 		return a, err
 	}
 	l.end(PhaseDecode)
+	if s.Learn != nil {
+		if err := s.Learn(ctx, a); err != nil {
+			return a, err
+		}
+		l.end(PhaseLearn)
+	}
 	adding, err := s.Handler.Keeper.Begin(a, netns)
 	if err != nil {
 		return a, err

@@ -103,8 +103,8 @@ func (l *log) String() string {
 }
 
 // serve starts a Server that has a World in which shop/web lets in nobody but
-// shop/fe.
-func serve(t *testing.T, kernel reconcile.Kernel, limits Limits, observer ...Observer) *host {
+// shop/fe, after adjusting it.
+func serve(t *testing.T, kernel reconcile.Kernel, limits Limits, adjust ...func(*Server)) *host {
 	t.Helper()
 	h := &host{t: t, keeper: reconcile.New(), store: &memory{records: map[api.Key]store.Record{}}, log: &log{}}
 	h.keeper.SetProtection(reconcile.Protection{Tamper: daemonconf.TamperOff}) // the tests change tables
@@ -119,8 +119,8 @@ func serve(t *testing.T, kernel reconcile.Kernel, limits Limits, observer ...Obs
 	}
 	s := &Server{Limits: limits, Log: logger, Handler: Handler{Keeper: h.keeper, Ready: h.keeper.Synced,
 		Status: func() api.Status { return api.Status{Node: "here"} }}}
-	if len(observer) > 0 {
-		s.Observer = observer[0]
+	for _, a := range adjust {
+		a(s)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup

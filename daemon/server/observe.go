@@ -18,6 +18,7 @@ type Observer interface {
 // Phases of an ADD, before those of reconcile.
 const (
 	PhaseDecode = "decode" // the request is read, and found to be one
+	PhaseLearn  = "learn"  // its pod's labels are known
 	PhaseBegin  = "begin"  // its rules are compiled
 	PhaseApply  = "apply"  // the plugin gets them, installs them and says so
 )

@@ -42,7 +42,7 @@ func (d *diary) Answered(verb api.Verb, took time.Duration, err error) {
 // The phases are all of an ADD, in order, and add up to it.
 func TestObserver(t *testing.T) {
 	told := &diary{}
-	h := serve(t, paper(), DefaultLimits, told)
+	h := serve(t, paper(), DefaultLimits, func(s *Server) { s.Observer = told })
 	ns := netnstest.New(t)
 	if err := h.add(t.Context(), ns, attachment(ns, "web", netip.MustParseAddr("10.0.0.2")), paper()); err != nil {
 		t.Fatal(err)

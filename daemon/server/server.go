@@ -39,6 +39,9 @@ type Server struct {
 	Handler Handler
 	Limits  Limits
 	Log     *slog.Logger
+	// Learn returns nil once the labels of an attachment's pod, which its rules
+	// depend on, are known. Nil where nothing knows more than ADD does.
+	Learn func(context.Context, api.Attachment) error
 	// Observer is told what happens; nil if nobody is.
 	Observer Observer
 }
