@@ -88,6 +88,7 @@ func (c *cli) drawStatus(p *page, st api.Status) {
 	p.facts(
 		fact{"started", join(" · ", plain(ago(st.StartedAt, now)), dim.in(stamp(st.StartedAt)))},
 		fact{"source", drawSource(st.Source, now)},
+		fact{"", drawFreshness(st.Source, now)},
 		fact{"objects", drawObjects(st.Source.Objects)},
 		fact{"attachments", drawStates(st.Attachments)},
 		fact{"store", join(" · ", plain(st.Store.Path), plain(octets(uint64(max(0, st.Store.Bytes)))))},
@@ -122,6 +123,24 @@ func drawSource(s api.SourceStatus, now time.Time) text {
 		}
 	}
 	return join(" · ", plain(s.Kind+" "+s.Location), synced)
+}
+
+// worrying is a lag that a watch which is made anew does not have.
+const worrying = 5 * time.Second
+
+// drawFreshness says how fresh a source is that is watched.
+func drawFreshness(s api.SourceStatus, now time.Time) text {
+	var parts []text
+	if when := ago(s.HeardAt, now); when != "" {
+		parts = append(parts, plain("heard "+when))
+	}
+	if s.Lag > worrying {
+		parts = append(parts, red.in("behind by "+span2(s.Lag)))
+	}
+	if !s.KnownAt.IsZero() {
+		parts = append(parts, yellow.in("as it was known at "+stamp(s.KnownAt)))
+	}
+	return join(" · ", parts...)
 }
 
 // drawObjects lists what the source holds, by kind.

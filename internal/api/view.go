@@ -33,11 +33,18 @@ type Status struct {
 
 // SourceStatus says where policy comes from and how fresh it is.
 type SourceStatus struct {
-	Kind     string         `json:"kind"` // "manifests"
+	Kind     string         `json:"kind"` // "manifests" or "kubernetes"
 	Location string         `json:"location"`
 	Synced   bool           `json:"synced"`
 	SyncedAt time.Time      `json:"syncedAt,omitzero"`
 	Objects  map[string]int `json:"objects,omitempty"` // by kind
+	// HeardAt is when the API server last said anything; Lag is for how long what
+	// it would say has not come through, of the kind that fares worst, nanoseconds.
+	HeardAt time.Time     `json:"heardAt,omitzero"`
+	Lag     time.Duration `json:"lag,omitempty"`
+	// KnownAt is set while what is in force was known then, before this start of
+	// the daemon, and has not all been read since.
+	KnownAt time.Time `json:"knownAt,omitzero"`
 }
 
 // StoreStatus describes the database.
