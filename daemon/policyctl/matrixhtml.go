@@ -30,6 +30,7 @@ body { margin: 0; padding: 1.75rem 2rem 9rem; background: var(--page); color: va
 h1 { margin: 0; font-size: 1.45rem; font-weight: 650; letter-spacing: -.01em; }
 p { margin: .2rem 0 0; color: var(--dim); max-width: 60rem; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 1.4rem; margin: .9rem 0 1.4rem; }
+p.open { margin: -.6rem 0 1.3rem; }
 .legend span { display: inline-flex; align-items: center; gap: .45rem; }
 i { display: inline-block; width: 16px; height: 16px; border-radius: 3px; }
 .allow { background: var(--open); color: var(--on-open); } .deny { background: var(--closed); color: var(--on-closed); } .self { background: var(--self); color: var(--dim); }
@@ -43,11 +44,11 @@ table.matrix { border-collapse: separate; border-spacing: 1px; }
 .matrix th.corner { left: 0; z-index: 3; text-align: right; color: var(--dim); padding: 0 .6rem .4rem 0; font-size: 12px; }
 .matrix th em { font-style: normal; color: var(--dim); }
 .matrix .gap { width: 7px; min-width: 7px; height: 7px; background: none; }
-.roomy td { min-width: 66px; height: 34px; font-size: 12.5px; padding: 0 .3rem; } .roomy th { font-size: 13.5px; }
+.roomy td { min-width: 66px; height: 34px; font-size: 12.5px; padding: 0 .5rem; white-space: nowrap; } .roomy th { font-size: 13.5px; }
 .roomy td.some { background: linear-gradient(135deg, var(--open) 9px, transparent 9px), color-mix(in srgb, var(--open) 24%, var(--page)); color: var(--ink); }
-.matrix tbody tr:hover th { color: var(--ink); font-weight: 650; } .matrix tbody tr:hover td { box-shadow: inset 0 0 0 99px var(--cross); }
+.matrix tbody tr:hover th { color: var(--ink); font-weight: 650; } .matrix tbody tr:hover td:not(.gap) { box-shadow: inset 0 0 0 99px var(--cross); }
 .matrix td[aria-label]:hover { outline: 2px solid var(--ink); outline-offset: 0; z-index: 1; }
-.matrix td[aria-label]:hover::after { content: attr(aria-label); position: fixed; right: 1.5rem; bottom: 1.5rem; z-index: 9; max-width: min(46rem, calc(100vw - 3rem)); padding: .8rem 1.1rem;
+.matrix td[aria-label]:hover::after { content: attr(aria-label); position: fixed; pointer-events: none; right: 1.5rem; bottom: 1.5rem; z-index: 9; max-width: min(46rem, calc(100vw - 3rem)); padding: .8rem 1.1rem;
   white-space: pre-wrap; text-align: left; font: 12.5px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; color: var(--ink); background: var(--card); border: 1px solid var(--line); border-radius: 8px; box-shadow: 0 6px 28px #0004; }
 h2 { margin: 2.2rem 0 .5rem; font-size: 1.05rem; font-weight: 650; }
 table.ports { border-collapse: collapse; } .ports th { color: var(--dim); font-weight: normal; } .ports th, .ports td { text-align: left; padding: .22rem 2rem .22rem 0; vertical-align: top; border-bottom: 1px solid var(--line); }
@@ -122,6 +123,28 @@ func drawLegend(b *strings.Builder, m matrix.Matrix) {
 		fmt.Fprintf(b, "<span><i class=\"%s\"></i>%s: %s</span>", w.class, w.text, many(uint64(n[w.class]), "pair", "pairs"))
 	}
 	b.WriteString("</div>\n")
+	if open := openToAll(m); len(open) > 0 {
+		fmt.Fprintf(b, "<p class=\"open\">Open to all the others on every port: %s.</p>\n", escape(strings.Join(open, ", ")))
+	}
+}
+
+// openToAll is the rows that every other one may reach on every port: most often
+// no policy is about them.
+func openToAll(m matrix.Matrix) []string {
+	var open []string
+	if len(m.Pods) < 3 {
+		return nil // one other is not all
+	}
+	for j, r := range m.Pods {
+		all := true
+		for i := range m.Pods {
+			all = all && (i == j || m.Cells[i*len(m.Pods)+j].Verdict == explain.Allow)
+		}
+		if all {
+			open = append(open, r.Name)
+		}
+	}
+	return open
 }
 
 // columnsOf is the columns of the table after the first: rows' indexes, and -1
