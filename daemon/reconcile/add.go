@@ -135,9 +135,7 @@ func (ad *Adding) finish(ctx context.Context, done api.Applied) error {
 		return err
 	}
 	ad.ended(PhaseOthers)
-	k.mu.Lock()
-	j := job{a: a, rules: k.compile(a), version: k.version}
-	k.mu.Unlock()
+	j := ad.rest()
 	if err := k.write(j, int(ad.netns.Fd())); err != nil {
 		return err
 	}
@@ -155,6 +153,14 @@ func (ad *Adding) finish(ctx context.Context, done api.Applied) error {
 		return errDeleted
 	}
 	return nil
+}
+
+// rest is what is left to write after the plugin has installed what it was given.
+func (ad *Adding) rest() job {
+	k, a := ad.k, ad.a
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return job{a: a, rules: k.compile(a), version: k.version, written: true}
 }
 
 // handOver leaves the attachment, whose rules of the given version stand, to the

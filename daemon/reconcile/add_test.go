@@ -54,9 +54,11 @@ func TestFailedAddLeavesNothing(t *testing.T) {
 			b.NodeAddresses = func() ([]netip.Addr, error) { return nil, errInjected }
 		}, errInjected},
 		{"the kernel refuses the last rules", func(b *bench) {
+			b.owning()
 			b.kernel.before = func(uint64, ruleset.RuleSet) error { return errInjected }
 		}, api.ErrUnavailable},
 		{"the kernel takes them and then fails", func(b *bench) {
+			b.owning()
 			b.kernel.after = func(uint64, ruleset.RuleSet) error { return errInjected }
 		}, api.ErrUnavailable},
 		{"the store can't be written", func(b *bench) {
@@ -163,6 +165,7 @@ func TestDeleteInTheMiddleOfAdd(t *testing.T) {
 		at   func(b *bench, del func()) // arranges for del to be called
 	}{
 		{"while the last rules are written", func(b *bench, del func()) {
+			b.owning()
 			b.kernel.before = func(uint64, ruleset.RuleSet) error {
 				b.kernel.before = nil
 				go del() // waits for this transaction
@@ -190,9 +193,9 @@ func TestDeleteInTheMiddleOfAdd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.round(t.Context())
 			deleted := make(chan error, 1)
 			tt.at(b, func() { deleted <- b.Delete(a.Key) })
+			b.round(t.Context())
 			if err := ad.Finish(t.Context(), b.installed(ns, ad)); err == nil || !strings.Contains(err.Error(), "deleted") {
 				t.Errorf("Finish: %v, want that it was deleted", err)
 			}
@@ -206,6 +209,31 @@ func TestDeleteInTheMiddleOfAdd(t *testing.T) {
 				t.Errorf("%d descriptors are left", n)
 			}
 		})
+	}
+}
+
+// What the plugin has just written is not looked at again, unless something has
+// changed since.
+func TestFinishWritesWhatHasChanged(t *testing.T) {
+	for _, changed := range []bool{false, true} {
+		b := newBench(t)
+		ns := netnstest.New(t)
+		ad, err := b.Begin(pod(ns, "web", "10.0.0.2"), fd(t, ns))
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, wrote := b.installed(ns, ad), false
+		b.kernel.before = func(uint64, ruleset.RuleSet) error { wrote = true; return nil }
+		if changed {
+			b.owning()
+		}
+		b.round(t.Context())
+		if err := ad.Finish(t.Context(), done); err != nil {
+			t.Fatal(err)
+		}
+		if wrote != changed {
+			t.Errorf("changed %v, written again %v", changed, wrote)
+		}
 	}
 }
 
@@ -383,6 +411,7 @@ func TestChangeDuringFinishIsNotMissed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.owning()
 	b.round(t.Context())
 	b.kernel.after = func(uint64, ruleset.RuleSet) error { // the last rules stand
 		b.kernel.after = nil

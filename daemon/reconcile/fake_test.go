@@ -313,3 +313,7 @@ func descriptors(t testing.TB, ns *netnstest.NS) int {
 	}
 	return n
 }
+
+// owning makes every attachment's tables podwalld's own, so that rules which
+// stand are written once more, by their owner.
+func (b *bench) owning() { b.SetProtection(Protection{Tamper: daemonconf.TamperOn}) }

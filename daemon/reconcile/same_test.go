@@ -91,7 +91,7 @@ func alter(v reflect.Value, left *int) (path string) {
 			v.SetString(v.String() + "x")
 		case reflect.Int:
 			v.SetInt(v.Int() + 1)
-		case reflect.Uint8, reflect.Uint16:
+		case reflect.Uint8, reflect.Uint16, reflect.Uint32:
 			v.SetUint(v.Uint() ^ 1)
 		case reflect.Slice:
 			v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sync/errgroup"
@@ -70,6 +71,12 @@ func listen(ctx context.Context, protocol int, group uint32, heard func(Event)) 
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	defer c.Close()
+	if protocol == unix.NETLINK_NETFILTER {
+		filter, err := generationsOnly()
+		if err := errors.Join(err, c.SetBPF(filter)); err != nil {
+			return fmt.Errorf("listen to namespaces: %w", err)
+		}
+	}
 	if err := errors.Join(c.SetOption(netlink.ListenAllNSID, true), c.SetReadBuffer(4<<20), c.JoinGroup(group)); err != nil {
 		return fmt.Errorf("listen to namespaces: %w", err)
 	}
@@ -174,6 +181,10 @@ const (
 	netnsaFD   = 3
 )
 
+// patience is how long the kernel may take to answer. It takes no time, save where
+// an answer is lost.
+const patience = 10 * time.Second
+
 // NamespaceID returns the id of a network namespace within the daemon's own. One
 // that has none is given one.
 func NamespaceID(netns int) (int32, error) {
@@ -182,6 +193,9 @@ func NamespaceID(netns int) (int32, error) {
 		return 0, fmt.Errorf("id of a namespace: %w", err)
 	}
 	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return 0, fmt.Errorf("id of a namespace: %w", err)
+	}
 	id, err := askID(c, netns)
 	if err == nil && id < 0 {
 		if _, err = request(c, unix.RTM_NEWNSID, netlink.Request|netlink.Acknowledge, netns, netlink.Attribute{Type: netnsaNSID, Data: int32Bytes(-1)}); err == nil {
