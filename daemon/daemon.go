@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -25,7 +24,7 @@ import (
 	"github.com/podwall/podwall/daemon/reconcile"
 	"github.com/podwall/podwall/daemon/server"
 	"github.com/podwall/podwall/daemon/source"
-	"github.com/podwall/podwall/daemon/source/manifest"
+	"github.com/podwall/podwall/daemon/source/kube"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/daemon/tamper"
 	"github.com/podwall/podwall/internal/api"
@@ -53,6 +52,7 @@ type daemon struct {
 	store   *store.Store
 	keeper  *reconcile.Keeper
 	source  source.Source
+	cluster *kube.Source // the source, if it is one
 	adopter adopt.Finder
 	metrics *metrics.Metrics
 	said    string        // about what can't be adopted, to say it once
@@ -98,6 +98,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return d.serveMetrics(ctx, scrapes) })
 	g.Go(func() error { return d.chores(ctx, hup) })
 	g.Go(func() error { return d.announce(ctx) })
+	g.Go(func() error { return d.tell(ctx) })
 	err = g.Wait()
 	d.log.Info("podwalld stops; every rule stays in place")
 	return err
@@ -121,9 +122,7 @@ func (d *daemon) open() error {
 	if note := d.store.Note(); note != "" {
 		d.log.Warn("state.db", "note", note)
 	}
-	if m, ok := d.source.(*manifest.Source); ok {
-		m.Files = d.store
-	}
+	d.equip()
 	return nil
 }
 
@@ -156,14 +155,6 @@ func protection(cfg daemonconf.Config) reconcile.Protection {
 		Sandboxed:     cfg.SandboxedRuntimes,
 		SandboxedPods: cfg.SandboxedPods,
 	}
-}
-
-// chooseSource returns the one source that the configuration names.
-func (d *daemon) chooseSource() (source.Source, error) {
-	if d.cfg.PolicyDir == "" {
-		return nil, errors.New("policyDir is empty: name a directory of manifests with --policy-dir; this version reads policy from nowhere else")
-	}
-	return &manifest.Source{Dir: d.cfg.PolicyDir}, nil
 }
 
 // restore takes over the attachments in the store. After a reboot none of them
@@ -270,6 +261,7 @@ func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
 	s := server.Server{
 		Handler:  server.Handler{Keeper: d.keeper, Ready: d.keeper.Synced, Status: d.status},
 		Limits:   server.DefaultLimits,
+		Learn:    d.learn(),
 		Log:      d.log,
 		Observer: d.metrics,
 	}
@@ -308,6 +300,7 @@ func (d *daemon) status() api.Status {
 		Store:       d.store.Status(),
 		Problems:    slices.Concat(d.lacking, problems),
 	}
+	d.freshness(&s.Source)
 	if err := d.keeper.Synced(); err != nil {
 		s.Ready, s.Reason = false, err.Error()
 	}

@@ -36,6 +36,10 @@ func valuesOf(f daemonconf.Field) (inFile, asFlag string) {
 		return "off", "on"
 	case "pod-annotations":
 		return "[raw-sockets]", "raw-sockets,raw-sockets"
+	case "events":
+		return "[accepts]", "accepts,drops"
+	case "event-rate", "event-burst":
+		return "5", "6"
 	case "sandboxed-runtimes":
 		return "[a,b]", "c,d-*"
 	case "sandboxed-pods":
@@ -116,7 +120,7 @@ func TestExitStatusAndMessages(t *testing.T) {
 		{"a flag without a value", []string{"--socket"}, 2, []string{"socket"}},
 		{"no file", []string{"--config", "/none"}, 1, []string{"/none", "no such file"}},
 		{"a field that does not exist", []string{"--config", bad}, 1, []string{bad, "socketPath"}},
-		{"no source", []string{}, 1, []string{"policyDir is empty", "--policy-dir"}},
+		{"no source", []string{}, 1, []string{"policyDir and kubeconfig are empty", "--policy-dir", "--kubeconfig"}},
 		{"two sources", p.args("--kubeconfig", "/x"), 1, []string{"kubeconfig", "one source"}},
 		{"a socket in a directory of everybody's", p.args("--socket", shared+"/s"), 1, []string{"socket: ", shared, "chmod go-w"}},
 		{"a socket in a directory behind a link", p.args("--socket", link+"/s"), 1, []string{"socket: ", link, "symbolic link"}},

@@ -231,7 +231,7 @@ func TestRights(t *testing.T) {
 	p.kubectl("", "patch", "clusterrole", "podwall", "--type=json", "-p", `[{"op":"replace","path":"/rules","value":[{"apiGroups":[""],"resources":["pods","namespaces","nodes","services"],"verbs":["get","list","watch"]}]}]`)
 	c := follow(t, p.own())
 	c.sees(p, "what is missing is said by name", func() bool {
-		return c.unknown != "" && c.problem("networkpolicies.networking.k8s.io") && c.problem(`cannot list resource "networkpolicies"`) && c.problem("endpointslices.discovery.k8s.io")
+		return c.unknown != "" && c.problem("networkpolicies.networking.k8s.io") && c.problem(`cannot watch resource "networkpolicies"`) && c.problem("endpointslices.discovery.k8s.io")
 	})
 	t.Log(c.problems)
 	if c.wholes > 0 && c.unknown == "" {
@@ -335,4 +335,52 @@ func TestTerminatingNamespace(t *testing.T) {
 	p.kubectl("", "delete", "-n", "shop", "pod", "web", "--force", "--grace-period=0")
 	p.kubectl(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop"},"spec":{"finalizers":[]}}`, "replace", "--raw", "/api/v1/namespaces/shop/finalize", "-f", "-")
 	c.sees(p, "it goes with the namespace", func() bool { return len(c.policies) == 0 && c.namespaces["shop"].Name == "" })
+}
+
+func TestEvents(t *testing.T) {
+	p := newPlane(t)
+	p.apply(shop)
+	c := follow(t, p.own())
+	c.sees(p, "the shop is known", func() bool { return c.wholes == 1 && len(c.policies) == 1 })
+	notices := []Notice{
+		{Kind: "NetworkPolicy", Namespace: "shop", Name: "web", Reason: "NotHonoured", Note: "spec.ingress[0]: " + strings.Repeat("x", 2000)},
+		{Kind: "Pod", Namespace: "shop", Name: "web", UID: c.pods[webPod].UID, Reason: "Unprotected", Note: "its traffic does not pass the rules"},
+		{Kind: "Pod", Namespace: "ghosts", Name: "web", UID: "1", Reason: "Unprotected", Note: "in a namespace that is gone"},
+	}
+	other := p.own()
+	other.Node, other.Log = "node-2", c.Log
+	for range 3 { // again, and by another node, is the same
+		for _, s := range []*Source{c.Source, other} {
+			if err := s.Announce(t.Context(), notices); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	out := p.kubectl("", "get", "events", "-A", "--no-headers")
+	if n := strings.Count(out, "\n"); n != 2 {
+		t.Errorf("%d events, want one on the policy and one on the pod:\n%s", n, out)
+	}
+	if out := p.kubectl("", "describe", "-n", "shop", "pod", "web"); !strings.Contains(out, "Unprotected") {
+		t.Errorf("kubectl describe pod shows no event: %s", out)
+	}
+	for _, e := range c.announcer.events { // half an hour later
+		e.at = e.at.Add(-repeatEvery)
+	}
+	if err := c.Announce(t.Context(), notices); err != nil {
+		t.Fatal(err)
+	}
+	out = p.kubectl("", "get", "-n", "shop", "events.events.k8s.io", "-o", "jsonpath={.items[*].series.count}")
+	if out != "2 2" {
+		t.Errorf("series after a renewal %q, want 2 2", out)
+	}
+	var many []Notice
+	for i := range 200 {
+		many = append(many, Notice{Kind: "Pod", Namespace: "shop", Name: "web", Reason: "Error", Note: fmt.Sprint("cause ", i)})
+	}
+	if err := c.Announce(t.Context(), many); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(p.kubectl("", "get", "events", "-A", "--no-headers"), "\n"); n > 2+eventBurst {
+		t.Errorf("%d events at once, want at most %d", n, 2+eventBurst)
+	}
 }

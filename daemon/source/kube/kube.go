@@ -61,12 +61,13 @@ type Source struct {
 	Files      Files  // nil keeps nothing over a restart
 	Log        *slog.Logger
 
-	once    sync.Once
-	dial    *dialer
-	ledger  *ledger
-	links   []*link
-	asking  singleflight.Group
-	cluster cluster
+	once      sync.Once
+	dial      *dialer
+	ledger    *ledger
+	links     []*link
+	asking    singleflight.Group
+	cluster   cluster
+	announcer announcer
 }
 
 // start makes what the methods need, once.
