@@ -21,10 +21,15 @@ package bypass
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
+
+// patience is how long the kernel may take to answer. It takes no time, save where
+// an answer is lost.
+const patience = 10 * time.Second
 
 // Find says how traffic of the interface iface goes past the rules in the network
 // namespace that netns refers to. It is empty where it does not, or where there
@@ -35,6 +40,9 @@ func Find(netns int, iface string) (how string, err error) {
 		return "", fmt.Errorf("open rtnetlink: %w", err)
 	}
 	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", fmt.Errorf("open rtnetlink: %w", err)
+	}
 	links, err := list(c)
 	if err != nil {
 		return "", fmt.Errorf("list interfaces: %w", err)

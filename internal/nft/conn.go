@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -27,12 +28,40 @@ func tableOf(f ruleset.Family) *nftables.Table {
 // open in November 2026).
 const maxFD = 1024
 
-// open returns a connection to nftables in the namespace that netns refers to.
-// Each operation opens its own: a Conn that two goroutines share loses replies.
-// The caller ends it with done.
+// patience is how long the kernel may take to answer all that one operation asks
+// it. It takes milliseconds; but an answer that was lost never comes, and nothing
+// may wait for it for ever. The error matches os.ErrDeadlineExceeded.
+const patience = 10 * time.Second
+
+// open returns a connection to nftables in the namespace that netns refers to,
+// for one operation: a Conn that two goroutines share loses replies. The caller
+// ends it with done.
 func open(netns int) (*nftables.Conn, error) {
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns), nftables.WithSockOptions(prepare))
+	c, _, err := openLasting(netns)
+	return c, err
+}
+
+// openLasting is open for a connection that is used again: before each further
+// operation the deadline of the socket has to be put off.
+func openLasting(netns int) (c *nftables.Conn, socket *netlink.Conn, err error) {
+	c, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns), nftables.WithSockOptions(func(s *netlink.Conn) error {
+		socket = s
+		return prepare(s)
+	}))
 	if err != nil {
+		return nil, nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return c, socket, nil
+}
+
+// dial returns a socket of another of netlink's protocols, for one operation.
+func dial(protocol, netns int) (*netlink.Conn, error) {
+	c, err := netlink.Dial(protocol, &netlink.Config{NetNS: netns})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		_ = c.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	return c, nil
@@ -59,7 +88,7 @@ func prepare(c *netlink.Conn) error {
 	if err := c.SetReadBuffer(16 << 20); err != nil {
 		return fmt.Errorf("set receive buffer: %w", err)
 	}
-	return nil
+	return c.SetDeadline(time.Now().Add(patience))
 }
 
 // done closes c without waiting: after a transaction that removed something the

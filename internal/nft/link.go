@@ -13,9 +13,9 @@ import (
 // Index returns the index of an interface in a namespace. A missing one is an
 // error that matches fs.ErrNotExist.
 func Index(netns int, iface string) (int, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: netns})
+	c, err := dial(unix.NETLINK_ROUTE, netns)
 	if err != nil {
-		return 0, fmt.Errorf("open netlink: %w", err)
+		return 0, err
 	}
 	defer c.Close()
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{

@@ -28,9 +28,9 @@ const (
 // again. The connections live on and are judged at their next packet. Those that
 // come up meanwhile get the epoch in force, which is not the one that comes.
 func clearMarks(netns int) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
+	c, err := dial(unix.NETLINK_NETFILTER, netns)
 	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
+		return err
 	}
 	defer c.Close()
 	flows, err := c.Execute(netlink.Message{

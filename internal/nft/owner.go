@@ -3,9 +3,12 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/internal/ruleset"
@@ -23,8 +26,9 @@ var ErrNotOurs = errors.New("the tables belong to another process")
 // An Owner owns podwall's tables in one namespace, which it keeps from going
 // away. Its methods may be called from any goroutine.
 type Owner struct {
-	mu   sync.Mutex // a Conn serves one at a time
-	conn *nftables.Conn
+	mu     sync.Mutex     // a Conn serves one at a time
+	conn   *nftables.Conn // nil once an answer did not come: what comes late would be taken for the next
+	socket *netlink.Conn
 }
 
 // Own takes over podwall's tables in a namespace, as far as they were made for
@@ -34,13 +38,15 @@ type Owner struct {
 // Taking over is a transaction. Own returns the generation after it, if the one
 // before was the given one, else 0: the rules may have changed.
 func Own(netns int, generation uint32) (*Owner, uint32, error) {
-	c, err := open(netns)
+	c, socket, err := openLasting(netns)
 	if err != nil {
 		return nil, 0, err
 	}
 	o, next, err := own(c, generation)
 	if o == nil {
 		_ = c.CloseLasting()
+	} else {
+		o.socket = socket
 	}
 	if errors.Is(err, unix.EPERM) {
 		err = fmt.Errorf("%w: %w", ErrNotOurs, err)
@@ -81,7 +87,32 @@ func own(c *nftables.Conn, generation uint32) (*Owner, uint32, error) {
 func (o *Owner) Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return applyBy(o.conn, netns, iface, rs, last)
+	if err := o.ready(netns); err != nil {
+		return Known{}, false, fmt.Errorf("apply rules of %s: %w", iface, err)
+	}
+	now, wrote, err := applyBy(o.conn, netns, iface, rs, last)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = o.conn.CloseLasting() // the tables stay, and are taken over again next time
+		o.conn = nil
+	}
+	return now, wrote, err
+}
+
+// ready puts off the deadline, or makes up for a connection that was given up.
+func (o *Owner) ready(netns int) error {
+	if o.conn != nil {
+		return o.socket.SetDeadline(time.Now().Add(patience))
+	}
+	again, _, err := Own(netns, 0)
+	switch {
+	case err != nil:
+		return err
+	case again != nil:
+		o.conn, o.socket = again.conn, again.socket
+		return nil
+	}
+	o.conn, o.socket, err = openLasting(netns) // what it makes is its own
+	return err
 }
 
 // Close gives the tables up; they stay, and may be written to by others when it
@@ -89,5 +120,7 @@ func (o *Owner) Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) 
 func (o *Owner) Close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_ = o.conn.CloseLasting()
+	if o.conn != nil {
+		_ = o.conn.CloseLasting()
+	}
 }
