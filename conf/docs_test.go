@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -111,8 +110,8 @@ func TestDocumentNamesTheAnnotations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := []string{daemonconf.AnnotationRawSockets}
-	if p, ok := formats[1].schema(t).Properties.Get("podAnnotations"); !ok || !slices.Equal(p.Items.Enum, []any{names[0]}) {
+	names := []string{daemonconf.AnnotationRawSockets, daemonconf.AnnotationAudit, daemonconf.AnnotationObserve}
+	if p, ok := formats[1].schema(t).Properties.Get("podAnnotations"); !ok || fmt.Sprint(p.Items.Enum) != fmt.Sprint(names) {
 		t.Fatal("the schema has other annotations than the parser")
 	}
 	for _, name := range names {

@@ -60,17 +60,37 @@ type Config struct {
 	// TamperProtection says whose tables only podwalld may change: every pod's (on), those of pods that may have CAP_NET_ADMIN (auto), or none (off).
 	TamperProtection TamperProtection `json:"tamperProtection,omitempty" jsonschema:"default=auto,enum=auto,enum=on,enum=off"`
 	// PodAnnotations are those, of podwall.io/…, by which pods may change their own firewall.
-	PodAnnotations []string `json:"podAnnotations,omitempty" jsonschema:"enum=raw-sockets"`
+	PodAnnotations []string `json:"podAnnotations,omitempty" jsonschema:"enum=raw-sockets,enum=audit,enum=observe"`
+	// Events are those that rules send to podwalld: of packets that are dropped, and of new flows that are accepted.
+	Events []string `json:"events,omitempty" jsonschema:"default=drops,enum=drops,enum=accepts"`
+	// EventRate is how many events of each kind a pod's interface sends in a second; the others are counted.
+	EventRate int `json:"eventRate,omitempty" jsonschema:"default=10,minimum=1,maximum=10000"`
+	// EventBurst is how many of them it sends at once, after a quiet time.
+	EventBurst int `json:"eventBurst,omitempty" jsonschema:"default=100,minimum=1,maximum=10000"`
 	// SandboxedRuntimes are the runtime classes whose pods' traffic does not pass the rules in their namespace; * stands for any text, ? for any character.
 	SandboxedRuntimes []string `json:"sandboxedRuntimes,omitempty" jsonschema:"default=kata,default=kata-*,default=gvisor,default=runsc,pattern=^[-a-z0-9.*?]+$"`
 	// SandboxedPods says what becomes of a pod whose traffic does not pass the rules in its namespace: it does not start, or it is reported as Unprotected.
 	SandboxedPods SandboxedPods `json:"sandboxedPods,omitempty" jsonschema:"default=refuse,enum=refuse,enum=report"`
 }
 
-// AnnotationRawSockets is the one of PodAnnotations that permits
-// podwall.io/raw-sockets: allow, which does for one pod what rawSockets does in
-// the conflist.
-const AnnotationRawSockets = "raw-sockets"
+// What PodAnnotations may hold.
+const (
+	// AnnotationRawSockets permits podwall.io/raw-sockets: allow, which does for one
+	// pod what rawSockets does in the conflist.
+	AnnotationRawSockets = "raw-sockets"
+	// AnnotationAudit permits podwall.io/audit: "true" on pods and namespaces, which
+	// lets pass what NetworkPolicies would drop.
+	AnnotationAudit = "audit"
+	// AnnotationObserve permits podwall.io/observe: "true" on pods and namespaces,
+	// which does for them what accepts among the Events does for all.
+	AnnotationObserve = "observe"
+)
+
+// What Events may hold.
+const (
+	EventsDrops   = "drops"
+	EventsAccepts = "accepts"
+)
 
 // Default returns what an empty file means.
 func Default() Config {
@@ -84,6 +104,9 @@ func Default() Config {
 		LogFormat:         LogText,
 		NodeEgress:        NodeEgressAllow,
 		TamperProtection:  TamperAuto,
+		Events:            []string{EventsDrops},
+		EventRate:         10,
+		EventBurst:        100,
 		SandboxedRuntimes: []string{"kata", "kata-*", "gvisor", "runsc"},
 		SandboxedPods:     SandboxedRefuse,
 	}
@@ -113,7 +136,10 @@ func Fields() []Field {
 		{"logFormat", "log-format", "text", "text or json", false},
 		{"nodeEgress", "node-egress", "allow", "whether pods may reach their own node: allow, or by policy", false},
 		{"tamperProtection", "tamper-protection", "auto", "whose tables only podwalld may change: auto (CAP_NET_ADMIN), on or off", false},
-		{"podAnnotations", "pod-annotations", "", "what pods may ask for by annotation, separated by commas: raw-sockets", false},
+		{"podAnnotations", "pod-annotations", "", "what pods may ask for by annotation, separated by commas: raw-sockets, audit, observe", false},
+		{"events", "events", "drops", "what is shown of packets, separated by commas: drops, accepts", false},
+		{"eventRate", "event-rate", "10", "events a second of a pod's interface, of each kind", false},
+		{"eventBurst", "event-burst", "100", "events of it at once", false},
 		{"sandboxedRuntimes", "sandboxed-runtimes", "kata,kata-*,gvisor,runsc", "runtime classes whose pods' traffic does not pass the rules in their namespace", false},
 		{"sandboxedPods", "sandboxed-pods", "refuse", "what becomes of such pods: refuse, or report", false},
 	}
@@ -133,7 +159,10 @@ func (c *Config) fields() conf.Fields {
 		"logFormat":         conf.Text(&c.LogFormat),
 		"nodeEgress":        conf.Text(&c.NodeEgress),
 		"tamperProtection":  conf.Text(&c.TamperProtection),
-		"podAnnotations":    conf.List(&c.PodAnnotations, checkAnnotation),
+		"podAnnotations":    conf.List(&c.PodAnnotations, oneOf(AnnotationRawSockets, AnnotationAudit, AnnotationObserve)),
+		"events":            conf.List(&c.Events, oneOf(EventsDrops, EventsAccepts)),
+		"eventRate":         conf.Number(&c.EventRate, 1, 10000),
+		"eventBurst":        conf.Number(&c.EventBurst, 1, 10000),
 		"sandboxedRuntimes": conf.List(&c.SandboxedRuntimes, checkRuntime),
 		"sandboxedPods":     conf.Text(&c.SandboxedPods),
 	}
@@ -150,12 +179,12 @@ func optionalPath(dst *string) conf.Field {
 	}}
 }
 
-// checkAnnotation admits the names of the annotations that there are.
-func checkAnnotation(name string) error {
-	if name != AnnotationRawSockets {
-		return fmt.Errorf("%s: want %s", conf.Quote(name), AnnotationRawSockets)
+// oneOf admits the given names.
+func oneOf(names ...string) func(string) error {
+	return func(name string) error {
+		_, err := conf.OneOf([]byte(name), names...)
+		return err
 	}
-	return nil
 }
 
 // checkRuntime admits what may match the name of a runtime class.

@@ -36,6 +36,8 @@ func TestParse(t *testing.T) {
 		{"every table ours", "tamperProtection: on", with(func(c *Config) { c.TamperProtection = TamperOn })},
 		{"no table ours", `{"tamperProtection": "off"}`, with(func(c *Config) { c.TamperProtection = TamperOff })},
 		{"what pods may ask for", "podAnnotations: [raw-sockets]", with(func(c *Config) { c.PodAnnotations = []string{"raw-sockets"} })},
+		{"all events", "events: [drops, accepts]\neventRate: 500", with(func(c *Config) { c.Events, c.EventRate = []string{"drops", "accepts"}, 500 })},
+		{"no events", "events: []", with(func(c *Config) { c.Events = nil })},
 		{"no runtime is sandboxed", "sandboxedRuntimes: []", with(func(c *Config) { c.SandboxedRuntimes = nil })},
 		{"other runtimes, as a block", "sandboxedRuntimes:\n- &n nabla\n- *n\n- vm-?", with(func(c *Config) { c.SandboxedRuntimes = []string{"nabla", "nabla", "vm-?"} })},
 		{"sandboxed pods start", "sandboxedPods: report", with(func(c *Config) { c.SandboxedPods = SandboxedReport })},
@@ -71,7 +73,9 @@ func TestErrors(t *testing.T) {
 		{"list of numbers", "sandboxedRuntimes: [a, 1]", `f: field sandboxedRuntimes: "[a, 1]": want a list of strings`},
 		{"list of lists", "sandboxedRuntimes: [[a]]", `f: field sandboxedRuntimes: "[[a]]": want a list of strings`},
 		{"a list that is its own element", "sandboxedRuntimes: &a [*a]", `f: field sandboxedRuntimes: "`},
-		{"an annotation that there is not", "podAnnotations: [podwall.io/raw-sockets]", `f: field podAnnotations: "podwall.io/raw-sockets": want raw-sockets`},
+		{"an annotation that there is not", "podAnnotations: [podwall.io/raw-sockets]", `f: field podAnnotations: "podwall.io/raw-sockets": want raw-sockets, audit or observe`},
+		{"an event that there is not", "events: [all]", `f: field events: "all": want drops or accepts`},
+		{"no event at all", "eventRate: 0", `f: field eventRate: 0: want 1 to 10000`},
 		{"a runtime without name", `sandboxedRuntimes: [""]`, `f: field sandboxedRuntimes: "": want a runtime class's name`},
 		{"a runtime in brackets", `sandboxedRuntimes: ["kata[", a]`, `f: field sandboxedRuntimes: "kata[": want a runtime class's name`},
 		{"sandboxed pods", `sandboxedPods: allow`, `f: field sandboxedPods: "allow": want refuse or report`},
@@ -173,7 +177,7 @@ func TestSet(t *testing.T) {
 	if err := c.Set("sandboxed-runtimes", ""); err != nil || c.SandboxedRuntimes != nil {
 		t.Errorf("an empty list is %q, %v", c.SandboxedRuntimes, err)
 	}
-	if err := c.Set("pod-annotations", "raw-sockets,"); err == nil || err.Error() != `flag --pod-annotations: "": want raw-sockets` {
+	if err := c.Set("pod-annotations", "raw-sockets,"); err == nil || err.Error() != `flag --pod-annotations: "": want raw-sockets, audit or observe` {
 		t.Errorf("a comma too many: %v", err)
 	}
 	if err := c.Set("metrics-pods", "12"); err != nil || c.MetricsPods != 12 {

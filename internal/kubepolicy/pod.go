@@ -16,6 +16,14 @@ import (
 // frames. Its only value is "allow".
 const RawSocketsAnnotation = "podwall.io/raw-sockets"
 
+// The annotations by which a pod, or a namespace for its pods, asks that what its
+// policies would drop passes and is logged, and that accepted flows are logged.
+// Their values are "true" and "false"; a pod's wins over its namespace's.
+const (
+	AuditAnnotation   = "podwall.io/audit"
+	ObserveAnnotation = "podwall.io/observe"
+)
+
 // Pod parses a Pod. Its named ports are those of the containers that run beside
 // each other: the ordinary ones and the init containers that are restarted.
 func Pod(p *corev1.Pod) (policy.Pod, error) {
@@ -30,6 +38,8 @@ func Pod(p *corev1.Pod) (policy.Pod, error) {
 		Done:        p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
 		NetAdmin:    netAdmin(&p.Spec),
 		RawSockets:  r.allowed("metadata.annotations["+RawSocketsAnnotation+"]", p.Annotations, RawSocketsAnnotation),
+		Audit:       r.wish(p.Annotations, AuditAnnotation),
+		Observe:     r.wish(p.Annotations, ObserveAnnotation),
 	}
 	if c := p.Spec.RuntimeClassName; c != nil {
 		out.RuntimeClass = *c
@@ -67,6 +77,21 @@ func (r *reader) allowed(field string, annotations map[string]string, name strin
 		r.failf(field, "%.80q: want allow, or no such annotation", v)
 	}
 	return v == "allow"
+}
+
+// wish is what the annotation of this name says. A value that is neither "true"
+// nor "false" is an error, and says nothing.
+func (r *reader) wish(annotations map[string]string, name string) policy.Wish {
+	switch v, ok := annotations[name]; {
+	case !ok:
+	case v == "true":
+		return policy.Wanted
+	case v == "false":
+		return policy.Unwanted
+	default:
+		r.failf("metadata.annotations["+name+"]", `%.80q: want "true", "false", or no such annotation`, v)
+	}
+	return policy.NoWish
 }
 
 // netAdmin says whether a container of spec has CAP_NET_ADMIN. A specification
@@ -140,6 +165,8 @@ func Namespace(n *corev1.Namespace) (policy.Namespace, error) {
 		Name:        n.Name,
 		Labels:      maps.Clone(n.Labels),
 		Terminating: n.DeletionTimestamp != nil || n.Status.Phase == corev1.NamespaceTerminating,
+		Audit:       r.wish(n.Annotations, AuditAnnotation),
+		Observe:     r.wish(n.Annotations, ObserveAnnotation),
 	}, r.err()
 }
 

@@ -28,6 +28,8 @@ type Namespace struct {
 	Name        string
 	Labels      Labels
 	Terminating bool
+	// Audit and Observe hold for the pods that say nothing themselves.
+	Audit, Observe Wish
 }
 
 // A Pod is a Kubernetes pod.
@@ -49,6 +51,9 @@ type Pod struct {
 	// RawSockets says that the pod asks to send whole frames, by its annotation.
 	// Whether it may ask is not the pod's to say.
 	RawSockets bool
+	// Audit asks that what its policies would drop is only logged, Observe that its
+	// accepted flows are logged.
+	Audit, Observe Wish
 	// RuntimeClass is the name of the runtime class that runs the pod; empty is
 	// the node's own.
 	RuntimeClass string
@@ -62,6 +67,24 @@ const (
 	Granted
 	NotGranted
 )
+
+// A Wish is what an annotation asks for. Whether it may is not its object's to
+// say.
+type Wish uint8
+
+const (
+	NoWish Wish = iota // nobody said anything; the zero Wish
+	Wanted
+	Unwanted
+)
+
+// Or is w, or other where w says nothing.
+func (w Wish) Or(other Wish) Wish {
+	if w == NoWish {
+		return other
+	}
+	return w
+}
 
 // A NamedPort is a container's port that has a name.
 type NamedPort struct {
