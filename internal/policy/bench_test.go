@@ -54,7 +54,7 @@ func largePolicy(ns string, n, i int) policy.Policy {
 
 func largeService(ns string, n, i int) (policy.Service, policy.EndpointSlice) {
 	name := fmt.Sprint("service-", i)
-	slice := policy.EndpointSlice{Namespace: ns, Service: name, Ports: []policy.EndpointPort{{Proto: ruleset.TCP, Port: 8080}}}
+	slice := policy.EndpointSlice{Namespace: ns, Name: name, Service: name, Ports: []policy.EndpointPort{{Proto: ruleset.TCP, Port: 8080}}}
 	for j := range 20 {
 		a := netip.AddrFrom4([4]byte{10, byte(n), 0, byte(i*20 + j)})
 		slice.Endpoints = append(slice.Endpoints, policy.Endpoint{Addresses: []netip.Addr{a}, Ready: true})

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -17,26 +18,35 @@ import (
 //	baseline  policies of Layer Baseline
 //
 // that hold anything. What all tiers pass on is accepted.
-func (w *World) Compile(t Target) ruleset.RuleSet {
-	selecting := w.selecting(&t.Pod)
+func (w *World) Compile(t Target) ruleset.RuleSet { return w.Firewall(t, nil).Rules }
+
+// A compiler compiles one rule set, and notes what from.
+type compiler struct {
+	*World
+	serial uint64
+	cells  []*cell
+}
+
+// uses notes that the rule set is worked out from cells.
+func (c *compiler) uses(cells ...*cell) {
+	for _, one := range cells {
+		if one.seen != c.serial {
+			one.seen = c.serial
+			c.cells = append(c.cells, one)
+		}
+	}
+}
+
+func (c *compiler) compile(t *Target) ruleset.RuleSet {
+	selecting := c.selecting(&t.Pod)
 	return ruleset.RuleSet{
 		Addresses:  distinct(t.Addresses),
-		Ingress:    chain(append(node(t.Node), w.tiers(ruleset.Ingress, selecting, &t.Pod)...)),
-		Egress:     w.egressChain(t, selecting),
+		Ingress:    chain(append(node(t.Node), c.tiers(ruleset.Ingress, selecting, &t.Pod)...)),
+		Egress:     c.egressChain(t, selecting),
 		Adopted:    t.Adopted,
 		RawSockets: t.RawSockets,
 		Owned:      t.Owned,
 	}
-}
-
-// distinct returns addrs sorted, each once, unmapped.
-func distinct(addrs []netip.Addr) []netip.Addr {
-	var list []netip.Addr
-	for _, a := range addrs {
-		list = append(list, plain(a))
-	}
-	slices.SortFunc(list, netip.Addr.Compare)
-	return slices.Compact(list)
 }
 
 // chain is tiers, or nothing if they restrict nothing.
@@ -82,14 +92,14 @@ func newPeers(prefixes []netip.Prefix) ruleset.Peers {
 }
 
 // tiers returns the tiers of the policies that select pod, without empty ones.
-func (w *World) tiers(d ruleset.Direction, selecting []*Policy, pod *Pod) []ruleset.Tier {
+func (c *compiler) tiers(d ruleset.Direction, selecting []*held, pod *Pod) []ruleset.Tier {
 	var tiers []ruleset.Tier
 	for _, layer := range layers {
 		t := ruleset.Tier{Name: layer.tier(), Default: ruleset.Pass}
 		for _, p := range selecting {
 			if p.Layer == layer && p.side(d).Applies {
 				t.Selected = append(t.Selected, p.Ref)
-				t.Rules = append(t.Rules, w.rules(d, p, pod)...)
+				t.Rules = append(t.Rules, c.rules(d, p, pod)...)
 			}
 		}
 		if layer == Standard && len(t.Selected) > 0 {
@@ -120,31 +130,66 @@ func (p *Policy) side(d ruleset.Direction) *Side {
 	return &p.Egress
 }
 
-func (w *World) rules(d ruleset.Direction, p *Policy, pod *Pod) []ruleset.Rule {
-	side := p.side(d)
-	rules := make([]ruleset.Rule, len(side.Rules))
-	for i := range side.Rules {
-		r := &side.Rules[i]
-		rules[i] = ruleset.Rule{Origin: p.Ref, Index: i, Action: r.Action, Matches: w.matchesOf(d, r, pod)}
+// A side is the rules of a policy in one direction, for all pods alike but for
+// the ports in it that pods have other numbers for.
+type side struct {
+	cell
+	basis
+	rules []ruleset.Rule
+	peers []ruleset.Peers // by rule
+	named bool            // some ports depend on the pod
+}
+
+type sideOf struct {
+	policy    *held
+	direction ruleset.Direction
+}
+
+// rules returns the rules of p for pod. A named port is looked up at the flow's
+// destination: in pod for ingress, in each peer for egress.
+func (c *compiler) rules(d ruleset.Direction, p *held, pod *Pod) []ruleset.Rule {
+	key := sideOf{p, d}
+	s := c.sides[key]
+	if s == nil || !s.holds() {
+		s = c.side(key)
+		c.sides[key] = s
+	}
+	c.uses(&s.cell)
+	c.uses(s.cells...)
+	if !s.named {
+		return s.rules
+	}
+	rules := slices.Clone(s.rules)
+	for i, r := range p.side(d).Rules {
+		if slices.ContainsFunc(r.Ports, Port.named) {
+			rules[i].Matches = match(s.peers[i], numbers(r.Ports, pod))
+		}
 	}
 	return rules
 }
 
-// matchesOf returns what meets r. A named port is looked up at the flow's
-// destination: in pod for ingress, in each peer for egress.
-func (w *World) matchesOf(d ruleset.Direction, r *Rule, pod *Pod) []ruleset.Match {
-	if d == ruleset.Ingress && slices.ContainsFunc(r.Ports, Port.named) {
-		return match(w.peersOf(r.Peers), numbers(r.Ports, pod))
+// side works out the rules of a policy in one direction.
+func (w *World) side(of sideOf) *side {
+	rules := of.policy.side(of.direction).Rules
+	s := &side{basis: basis{at: w.now}, rules: make([]ruleset.Rule, len(rules)), peers: make([]ruleset.Peers, len(rules))}
+	for i, r := range rules {
+		named := slices.ContainsFunc(r.Ports, Port.named)
+		perPod := named && of.direction == ruleset.Ingress
+		s.named = s.named || perPod
+		ports := numbers(r.Ports, &Pod{})
+		if len(ports) > 0 || perPod {
+			g := w.gather(r.Peers, nil)
+			s.cells = append(s.cells, &g.cell)
+			s.peers[i] = g.lists[ruleset.Ports{}]
+		}
+		s.rules[i] = ruleset.Rule{Origin: of.policy.Ref, Index: i, Action: r.Action, Matches: match(s.peers[i], ports)}
+		if named && of.direction == ruleset.Egress {
+			g := w.gather(r.Peers, r.Ports)
+			s.cells = append(s.cells, &g.cell)
+			s.rules[i].Matches = append(s.rules[i].Matches, g.matches...)
+		}
 	}
-	if m, ok := w.matches[r]; ok {
-		return m
-	}
-	m := match(w.peersOf(r.Peers), numbers(r.Ports, &Pod{}))
-	if slices.ContainsFunc(r.Ports, Port.named) {
-		m = append(m, w.namedMatches(r.Peers, r.Ports)...)
-	}
-	w.matches[r] = m
-	return m
+	return s
 }
 
 // match is met by flows with peers to ports, of which there may be none.
@@ -159,7 +204,7 @@ func (p Port) named() bool { return p.Name != "" }
 
 // numbers returns ports with pod's numbers for the named ones, sorted.
 func numbers(ports []Port, pod *Pod) []ruleset.Ports {
-	list := pod.numbers(ports)
+	list := numbersOf(slices.Values(pod.Ports), ports)
 	for _, p := range ports {
 		if !p.named() && p.Ports.Proto != 0 {
 			list = append(list, p.Ports)
@@ -169,11 +214,11 @@ func numbers(ports []Port, pod *Pod) []ruleset.Ports {
 	return slices.Compact(list)
 }
 
-// numbers returns what pod calls by the names among ports.
-func (pod *Pod) numbers(ports []Port) []ruleset.Ports {
+// numbersOf returns what a pod with these ports calls by the names among wanted.
+func numbersOf(ports iter.Seq[NamedPort], wanted []Port) []ruleset.Ports {
 	var list []ruleset.Ports
-	for _, p := range ports {
-		for _, q := range pod.Ports {
+	for q := range ports {
+		for _, p := range wanted {
 			if p.named() && q.Name == p.Name && q.Proto == p.Ports.Proto {
 				list = append(list, ruleset.Ports{Proto: q.Proto, First: q.Port, Last: q.Port})
 			}
@@ -190,61 +235,4 @@ func comparePorts(a, b ruleset.Ports) int {
 		return int(a.First) - int(b.First)
 	}
 	return int(a.Last) - int(b.Last)
-}
-
-// peersOf returns the addresses of list. Lists of the same peers, in any order,
-// give the same slice.
-func (w *World) peersOf(list []Peer) ruleset.Peers {
-	key := peersKey(list)
-	if peers, ok := w.peers[key]; ok {
-		return peers
-	}
-	peers := w.resolve(list)
-	w.peers[key] = peers
-	return peers
-}
-
-func (w *World) resolve(list []Peer) ruleset.Peers {
-	var prefixes []netip.Prefix
-	for _, p := range list {
-		if p.Any {
-			return ruleset.Everyone
-		}
-		prefixes = append(prefixes, p.Block...)
-		for _, pod := range w.pods(p.Pods) {
-			for _, a := range pod.Addresses {
-				prefixes = append(prefixes, single(a))
-			}
-		}
-	}
-	return newPeers(prefixes)
-}
-
-// namedMatches returns what meets the named ones of ports at any of list: one
-// Match for each number that pods give a name, with the pods that do. Blocks of
-// addresses have no names for ports.
-func (w *World) namedMatches(list []Peer, ports []Port) []ruleset.Match {
-	key := namesKey(ports) + peersKey(list)
-	if m, ok := w.named[key]; ok {
-		return m
-	}
-	users := make(map[ruleset.Ports][]netip.Addr)
-	for _, peer := range list {
-		set := peer.Pods
-		if peer.Any {
-			set = PodSet{Namespaces: Selector{All: true}, Pods: Selector{All: true}}
-		}
-		for _, pod := range w.pods(set) {
-			for _, n := range pod.numbers(ports) {
-				users[n] = append(users[n], pod.Addresses...)
-			}
-		}
-	}
-	m := make([]ruleset.Match, 0, len(users))
-	for n, addrs := range users {
-		m = append(m, ruleset.Match{Peers: peersAt(addrs), Ports: []ruleset.Ports{n}})
-	}
-	slices.SortFunc(m, func(a, b ruleset.Match) int { return comparePorts(a.Ports[0], b.Ports[0]) })
-	w.named[key] = m
-	return m
 }

@@ -19,7 +19,8 @@ type Selection struct {
 // Policies never select a hostNetwork pod. p need not be in the Snapshot.
 func (w *World) Selecting(p Pod) []Selection {
 	var list []Selection
-	for _, q := range w.selecting(&p) {
+	c := compiler{World: w, serial: w.walk()}
+	for _, q := range c.selecting(&p) {
 		list = append(list, Selection{
 			Policy:   q.Ref,
 			Layer:    q.Layer,
@@ -34,20 +35,26 @@ func (w *World) Selecting(p Pod) []Selection {
 
 // Pod returns a pod of the Snapshot, also if it is done.
 func (w *World) Pod(namespace, name string) (Pod, bool) {
-	if ns, ok := w.namespaces[namespace]; ok {
-		return found(ns.pods[name])
+	if ns, ok := w.namespaces[namespace]; ok && ns.pods[name] != nil {
+		return ns.pods[name].public(), true
 	}
 	return Pod{}, false
 }
 
 // PodsAt returns the pods that have address a and are not done. They are several
 // where pods share their node's address, or while an address changes hands.
-func (w *World) PodsAt(a netip.Addr) []Pod { return w.podsAt[plain(a)] }
+func (w *World) PodsAt(a netip.Addr) []Pod {
+	var list []Pod
+	for p := range w.podsAt.all(plain(a)) {
+		list = append(list, p.public())
+	}
+	return list
+}
 
 // Namespace returns a namespace with its labels, if any object names it.
 func (w *World) Namespace(name string) (Namespace, bool) {
 	if ns, ok := w.namespaces[name]; ok {
-		return ns.Namespace, true
+		return Namespace{Name: ns.name, Labels: ns.tags.labels(), Terminating: ns.terminating}, true
 	}
 	return Namespace{}, false
 }
@@ -61,7 +68,13 @@ func (w *World) Service(namespace, service string) (Service, bool) {
 }
 
 // ServicesAt returns the Services that have the virtual address a.
-func (w *World) ServicesAt(a netip.Addr) []Service { return w.servicesAt[plain(a)] }
+func (w *World) ServicesAt(a netip.Addr) []Service {
+	var list []Service
+	for _, s := range w.servicesAt[plain(a)] {
+		list = append(list, *s)
+	}
+	return list
+}
 
 func found[T any](p *T) (T, bool) {
 	if p == nil {
@@ -81,7 +94,7 @@ type Backend struct {
 // address vip may reach: those of its family, in no order, ready or not.
 func (w *World) Backends(s Service, p ServicePort, vip netip.Addr) []Backend {
 	var list []Backend
-	for _, slice := range w.slices[Name{s.Namespace, s.Name}] {
+	for _, slice := range w.slicesOf[Name{s.Namespace, s.Name}] {
 		for _, port := range slice.Ports {
 			if port.Name == p.Name && port.Proto == p.Proto {
 				list = slice.backends(list, port.Port, plain(vip).BitLen())

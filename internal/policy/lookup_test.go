@@ -49,11 +49,11 @@ func TestLookups(t *testing.T) {
 		Nodes:      []policy.Node{{Name: "n1"}},
 		Services:   []policy.Service{svc},
 		Slices: []policy.EndpointSlice{
-			{Namespace: "shop", Service: "api", Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.TCP, Port: 8080}},
+			{Namespace: "shop", Name: "a", Service: "api", Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.TCP, Port: 8080}},
 				Endpoints: []policy.Endpoint{{Addresses: addr("10.0.0.1"), Ready: true}, {Addresses: addr("fd00::1")}}},
-			{Namespace: "shop", Service: "api", Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.UDP, Port: 1}, {Name: "x", Proto: ruleset.TCP, Port: 2}},
+			{Namespace: "shop", Name: "b", Service: "api", Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.UDP, Port: 1}, {Name: "x", Proto: ruleset.TCP, Port: 2}},
 				Endpoints: []policy.Endpoint{{Addresses: addr("10.0.0.9")}}},
-			{Namespace: "bank", Service: "api", Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.TCP, Port: 3}},
+			{Namespace: "bank", Name: "a", Service: "api", Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.TCP, Port: 3}},
 				Endpoints: []policy.Endpoint{{Addresses: addr("10.0.0.8")}}},
 		},
 	})

@@ -1,26 +1,41 @@
 package policy
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 )
 
 // Picks reports whether an object with labels is selected.
-func (s Selector) Picks(labels Labels) bool {
+func (s Selector) Picks(labels Labels) bool { return picks(s, labels) }
+
+// labelled is what has labels, in whatever form.
+type labelled interface {
+	get(key string) (value string, ok bool)
+}
+
+func (l Labels) get(key string) (value string, ok bool) {
+	value, ok = l[key]
+	return value, ok
+}
+
+func (l Labels) all(yield func(key, value string) bool) { maps.All(l)(yield) }
+
+func picks[L labelled](s Selector, labels L) bool {
 	if s.All {
 		return true
 	}
-	for _, n := range s.Needs {
-		if !n.holds(labels) {
+	for i := range s.Needs {
+		if !holds(&s.Needs[i], labels) {
 			return false
 		}
 	}
 	return len(s.Needs) > 0
 }
 
-func (n Need) holds(labels Labels) bool {
-	value, ok := labels[n.Key]
+func holds[L labelled](n *Need, labels L) bool {
+	value, ok := labels.get(n.Key)
 	switch n.Op {
 	case In:
 		return ok && slices.Contains(n.Values, value)
@@ -78,17 +93,12 @@ func (s PodSet) String() string {
 	return "namespaces " + s.Namespaces.String() + ", pods " + s.Pods.String()
 }
 
-// holds reports whether a pod of namespace ns is in s, as far as labels decide.
-func (s PodSet) holds(ns *namespace, labels Labels) bool {
-	return s.inside(ns) && s.Pods.Picks(labels)
-}
-
 // inside reports whether s looks into ns at all.
 func (s PodSet) inside(ns *namespace) bool {
 	if s.Namespace != "" {
-		return s.Namespace == ns.Name
+		return s.Namespace == ns.name
 	}
-	return s.Namespaces.Picks(ns.Labels)
+	return picks(s.Namespaces, ns.tags)
 }
 
 // The keys below are equal exactly where the contents are: everything is quoted,

@@ -1,148 +1,72 @@
 package policy
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
-// A door is one port of a Service in one address family: where pods meet it, and
-// where it leads.
-type door struct {
-	proto          ruleset.Proto
-	vips           []netip.Addr
-	port, nodePort uint16
-	bits           int              // length of an address of the family
-	behind         []netip.AddrPort // endpoints that count
-}
-
-// A frontend is one place where pods meet a door.
-type frontend struct {
-	addr  netip.Addr
-	proto ruleset.Proto
-	port  uint16
-}
-
-// findDoors lists the doors of all Services, once.
-func (w *World) findDoors() {
-	if w.opened {
-		return
-	}
-	w.opened, w.doorsTo = true, make(map[netip.Addr][]int)
-	for _, n := range w.nodes {
-		w.nodeAddrs = append(w.nodeAddrs, n.Addresses...)
-	}
-	w.nodeAddrs = distinct(w.nodeAddrs)
-	for _, s := range w.services {
-		vips := distinct(s.Addresses)
-		for _, p := range s.Ports {
-			w.addDoor(s, p, vips, netip.IPv4Unspecified())
-			w.addDoor(s, p, vips, netip.IPv6Unspecified())
-		}
-	}
-}
-
-// addDoor adds the door of port p of s in the family of the address like.
-func (w *World) addDoor(s *Service, p ServicePort, vips []netip.Addr, like netip.Addr) {
-	d := door{proto: p.Proto, port: p.Port, nodePort: p.NodePort, bits: like.BitLen()}
-	for _, a := range vips {
-		if a.BitLen() == d.bits {
-			d.vips = append(d.vips, a)
-		}
-	}
-	if len(d.vips) == 0 && d.nodePort == 0 {
-		return
-	}
-	d.behind = live(w.Backends(*s, p, like))
-	for _, b := range d.behind {
-		w.doorsTo[b.Addr()] = append(w.doorsTo[b.Addr()], len(w.doors))
-	}
-	w.doors = append(w.doors, d)
-}
-
-// live returns the ready ones of list, or all of it if none is ready.
-func live(list []Backend) []netip.AddrPort {
-	var ready, all []netip.AddrPort
-	for _, b := range list {
-		all = append(all, b.Addr)
-		if b.Ready {
-			ready = append(ready, b.Addr)
-		}
-	}
-	if len(ready) == 0 {
-		return all
-	}
-	return ready
-}
-
-// frontends calls visit for every place where pods on a node with addresses
-// nodes meet d.
-func (d *door) frontends(nodes []netip.Addr, visit func(frontend)) {
-	for _, a := range d.vips {
-		visit(frontend{a, d.proto, d.port})
-	}
-	for _, a := range nodes {
-		if d.nodePort != 0 && a.BitLen() == d.bits {
-			visit(frontend{a, d.proto, d.nodePort})
-		}
-	}
-}
-
-// An egress is what two pods share that the same policies select and that stand
-// on the same node.
+// An egress is what pods share that the same policies select and that stand on
+// the same node. The cell changes with it, and with what it says of any door.
 type egress struct {
-	chain    ruleset.Chain  // without the service tier
-	nodes    []netip.Addr   // the own node's
-	others   []netip.Addr   // those of every other node
-	opensAll bool           // the chain accepts every flow to anywhere
-	accepted []bool         // by door
-	rules    []ruleset.Rule // of the service tier
+	cell
+	selecting []*held
+	nodes     []netip.Addr // the own node's
+	byPolicy  bool         // and are subject to policy
+
+	chain    ruleset.Chain     // without the service tier
+	cells    []*cell           // that the chain is worked out from
+	open     bool              // nothing is restricted: what follows is not filled
+	opensAll bool              // the chain accepts every flow to anywhere
+	others   []netip.Addr      // those of every other node
+	accepted []bool            // by the slots of doors
+	far      map[nodePort]bool // which node ports of other nodes are accepted
+	wrong    map[frontend]bool // where the chain alone decides otherwise than the doors do, and what they say
+	rules    []ruleset.Rule    // of the service tier
 }
 
 // egressChain is the pod's egress. The pod sees a Service's address before the
 // node rewrites it, so the tiers that judge addresses are preceded by one that
 // knows what is behind the virtual ones.
-func (w *World) egressChain(t Target, selecting []*Policy) ruleset.Chain {
-	e := w.egressOf(t, selecting)
-	c := e.chain
-	if rules := e.rulesFor(w, append(distinct(t.Pod.Addresses), distinct(t.Addresses)...)); len(rules) > 0 {
-		tier := ruleset.Tier{Name: ruleset.TierService, Rules: rules, Default: ruleset.Pass}
-		c.Tiers = append([]ruleset.Tier{tier}, c.Tiers...)
+func (c *compiler) egressChain(t *Target, selecting []*held) ruleset.Chain {
+	e := c.egress(t, selecting)
+	c.uses(&e.cell)
+	chain := e.chain
+	if e.open {
+		return chain
 	}
-	return c
+	own := append(distinct(t.Pod.Addresses), distinct(t.Addresses)...)
+	if rules := e.rulesFor(c, own); len(rules) > 0 {
+		tier := ruleset.Tier{Name: ruleset.TierService, Rules: rules, Default: ruleset.Pass}
+		chain.Tiers = append([]ruleset.Tier{tier}, chain.Tiers...)
+	}
+	return chain
 }
 
-func (w *World) egressOf(t Target, selecting []*Policy) *egress {
+func (c *compiler) egress(t *Target, selecting []*held) *egress {
+	selecting = slices.DeleteFunc(slices.Clone(selecting), func(p *held) bool { return !p.Egress.Applies })
 	nodes := distinct(t.Node)
 	key := egressKey(selecting, nodes, t.NodeEgressByPolicy)
-	if e, ok := w.egress[key]; ok {
+	e, ok := c.egresses[key]
+	if ok && slices.Equal(e.selecting, selecting) {
 		return e
 	}
-	var tiers []ruleset.Tier
-	if !t.NodeEgressByPolicy {
-		tiers = node(nodes)
+	if ok {
+		e.forget()
 	}
-	e := &egress{nodes: nodes, chain: chain(append(tiers, w.tiers(ruleset.Egress, selecting, &t.Pod)...))}
-	if !e.chain.Open() {
-		w.findDoors()
-		e.others = slices.DeleteFunc(slices.Clone(w.nodeAddrs), func(a netip.Addr) bool { return slices.Contains(nodes, a) })
-		e.opensAll = acceptsAll(e.chain.Tiers)
-		e.accepted = make([]bool, len(w.doors))
-		for i := range w.doors {
-			e.accepted[i] = e.acceptsBehind(&w.doors[i], nil)
-		}
-		e.rules = e.serviceRules(w.doors, e.accepted)
+	e = &egress{selecting: selecting, nodes: nodes, byPolicy: t.NodeEgressByPolicy}
+	e.build(c.World)
+	if e.open = e.chain.Open(); !e.open {
+		e.judge(c.World, c.findDoors())
 	}
-	w.egress[key] = e
+	c.egresses[key] = e
 	return e
 }
 
-func egressKey(selecting []*Policy, nodes []netip.Addr, byPolicy bool) string {
+func egressKey(selecting []*held, nodes []netip.Addr, byPolicy bool) string {
 	b := strconv.AppendBool(nil, byPolicy)
 	for _, p := range selecting {
 		b = strconv.AppendQuote(b, p.Ref.Kind)
@@ -155,25 +79,192 @@ func egressKey(selecting []*Policy, nodes []netip.Addr, byPolicy bool) string {
 	return string(b)
 }
 
-// rulesFor returns the rules of the service tier for a pod whose own addresses
-// are own: a pod always reaches itself, so it is in no door's way.
-func (e *egress) rulesFor(w *World, own []netip.Addr) []ruleset.Rule {
-	var accepted []bool
-	for _, a := range own {
-		for _, i := range w.doorsTo[a] {
-			if e.accepted == nil || e.accepted[i] || !e.acceptsBehind(&w.doors[i], own) {
-				continue
-			}
-			if accepted == nil {
-				accepted = slices.Clone(e.accepted)
-			}
-			accepted[i] = true
+// build works out the chain.
+func (e *egress) build(w *World) {
+	var tiers []ruleset.Tier
+	if !e.byPolicy {
+		tiers = node(e.nodes)
+	}
+	c := compiler{World: w, serial: w.walk()}
+	e.chain = chain(append(tiers, c.tiers(ruleset.Egress, e.selecting, nil)...))
+	e.opensAll = acceptsAll(e.chain.Tiers)
+	e.cells = c.cells
+}
+
+// settle brings e up to date with the cells and the doors.
+func (e *egress) settle(w *World) {
+	if e.open {
+		return
+	}
+	d := w.doors
+	moved := w.movedSince(e.cells)
+	if len(moved)+len(d.new)+len(d.gone) == 0 && !d.moved {
+		return
+	}
+	opensAll := e.opensAll
+	if len(moved) > 0 {
+		e.build(w)
+		e.changed = w.now
+	}
+	if d.moved || e.opensAll != opensAll || slices.ContainsFunc(moved, e.isNode) {
+		e.judge(w, d)
+		return
+	}
+	e.judgeAgain(w, d, moved)
+}
+
+// movedSince returns the addresses that the last settling moved in any gathering
+// among cells.
+func (w *World) movedSince(cells []*cell) []netip.Addr {
+	var moved []netip.Addr
+	for _, c := range cells {
+		if g := w.shifted[c]; g != nil {
+			moved = append(moved, g.moved...)
 		}
 	}
-	if accepted == nil {
+	return moved
+}
+
+func (e *egress) isNode(a netip.Addr) bool { return slices.Contains(e.nodes, a) }
+
+// judge works out the rules of the service tier.
+func (e *egress) judge(w *World, d *doors) {
+	e.changed = w.now
+	e.others = slices.DeleteFunc(slices.Clone(d.nodes), e.isNode)
+	e.accepted = make([]bool, d.slots)
+	for _, list := range d.of {
+		for _, one := range list {
+			e.accepted[one.slot] = e.acceptsBehind(one, nil)
+		}
+	}
+	e.far = e.nodePorts(d, e.says)
+	e.wrong = make(map[frontend]bool)
+	for f := range d.at {
+		e.correct(d, e.far, e.wrong, f, e.says)
+	}
+	for p := range d.ports {
+		for _, f := range e.ownPorts(p) {
+			e.correct(d, e.far, e.wrong, f, e.says)
+		}
+	}
+	e.rules = e.serviceRules(e.wrong, e.far)
+}
+
+// judgeAgain does what judge does where doors are new or gone, and where the
+// addresses moved are in other lists of peers than they were.
+func (e *egress) judgeAgain(w *World, d *doors, moved []netip.Addr) {
+	again := slices.Concat(d.gone, d.new) // doors whose frontends are to be looked at
+	e.accepted = append(e.accepted, make([]bool, d.slots-len(e.accepted))...)
+	for _, one := range d.new {
+		e.accepted[one.slot] = e.acceptsBehind(one, nil)
+	}
+	for _, a := range moved {
+		if b := d.behind[a]; b != nil {
+			for _, one := range b.doors {
+				if now := e.acceptsBehind(one, nil); now != e.accepted[one.slot] {
+					e.accepted[one.slot], again = now, append(again, one)
+				}
+			}
+		}
+		for _, s := range w.servicesAt[a] {
+			again = append(again, d.of[Name{s.Namespace, s.Name}]...)
+		}
+	}
+	if len(again) == 0 {
+		return
+	}
+	far := e.nodePorts(d, e.says)
+	if !maps.Equal(far, e.far) {
+		e.judge(w, d)
+		return
+	}
+	differs := false
+	for _, one := range again {
+		for _, f := range e.frontends(one) {
+			before, was := e.wrong[f]
+			e.correct(d, far, e.wrong, f, e.says)
+			now, is := e.wrong[f]
+			differs = differs || was != is || before != now || e.shared(d, f, one)
+		}
+	}
+	if differs {
+		e.changed, e.rules = w.now, e.serviceRules(e.wrong, far)
+	}
+}
+
+// shared reports whether pods met other doors than one at f before. What e says
+// of one then matters also to those for whom rulesFor opens another.
+func (e *egress) shared(d *doors, f frontend, one *door) bool {
+	return slices.ContainsFunc(e.doorsAt(d, f), func(other *door) bool { return other != one && !slices.Contains(d.new, other) })
+}
+
+// doorsAt are the doors that pods meet at f.
+func (e *egress) doorsAt(d *doors, f frontend) []*door {
+	if e.isNode(f.addr) {
+		return slices.Concat(d.at[f], d.ports[nodePort{f.addr.BitLen(), f.proto, f.port}])
+	}
+	return d.at[f]
+}
+
+// says reports whether d is accepted.
+func (e *egress) says(d *door) bool { return e.accepted[d.slot] }
+
+// ownPorts are the frontends on the own node's addresses where p is met.
+func (e *egress) ownPorts(p nodePort) []frontend {
+	var list []frontend
+	for _, a := range e.nodes {
+		if p.port != 0 && a.BitLen() == p.bits {
+			list = append(list, frontend{a, p.proto, p.port})
+		}
+	}
+	return list
+}
+
+// frontends are all where pods on the node meet d.
+func (e *egress) frontends(d *door) []frontend {
+	return append(d.virtual(), e.ownPorts(d.onNodes())...)
+}
+
+// correct notes in wrong whether the chain is wrong about f, given what says is
+// said of each door. Where two doors have one frontend, both must be accepted.
+func (e *egress) correct(d *doors, far map[nodePort]bool, wrong map[frontend]bool, f frontend, says func(*door) bool) {
+	here := e.doorsAt(d, f)
+	ok := !slices.ContainsFunc(here, func(one *door) bool { return !says(one) })
+	if len(here) == 0 || ok == (e.accepts(f.addr, f.proto, f.port) || e.acceptsFar(far, f)) {
+		delete(wrong, f)
+	} else {
+		wrong[f] = ok
+	}
+}
+
+// rulesFor returns the rules of the service tier for a pod whose own addresses
+// are own: a pod always reaches itself, so it is in no door's way.
+func (e *egress) rulesFor(c *compiler, own []netip.Addr) []ruleset.Rule {
+	var opened []*door
+	for _, a := range own {
+		b := c.doors.leadingTo(a)
+		c.uses(&b.cell)
+		for _, one := range b.doors {
+			if !e.says(one) && e.acceptsBehind(one, own) {
+				opened = append(opened, one)
+			}
+		}
+	}
+	if len(opened) == 0 {
 		return e.rules
 	}
-	return e.serviceRules(w.doors, accepted)
+	says := func(one *door) bool { return e.says(one) || slices.Contains(opened, one) }
+	far, wrong := e.nodePorts(c.doors, says), maps.Clone(e.wrong)
+	again := opened
+	if !maps.Equal(far, e.far) {
+		again = slices.Concat(slices.Collect(maps.Values(c.doors.of))...)
+	}
+	for _, one := range again {
+		for _, f := range e.frontends(one) {
+			e.correct(c.doors, far, wrong, f, says)
+		}
+	}
+	return e.serviceRules(wrong, far)
 }
 
 // acceptsBehind reports whether e accepts everything behind d that is not one of
@@ -216,124 +307,4 @@ func acceptsAll(tiers []ruleset.Tier) bool {
 
 func everything(m ruleset.Match) bool {
 	return m.Peers.Any && slices.Contains(m.Ports, ruleset.AnyPort)
-}
-
-// serviceRules returns the rules of the service tier, given which doors are
-// accepted: one for each protocol, port and action, naming the frontends about
-// which all that follows would be wrong, and those about other nodes around them:
-// what either drops is dropped.
-func (e *egress) serviceRules(doors []door, accepted []bool) []ruleset.Rule {
-	type group struct {
-		proto  ruleset.Proto
-		port   uint16
-		action ruleset.Action
-	}
-	groups := make(map[group][]netip.Addr)
-	far := e.nodePorts(doors, accepted)
-	for f, ok := range e.verdicts(doors, accepted) {
-		if ok == (e.accepts(f.addr, f.proto, f.port) || e.acceptsFar(far, f)) {
-			continue
-		}
-		g := group{proto: f.proto, port: f.port, action: ruleset.Drop}
-		if ok {
-			g.action = ruleset.Accept
-		}
-		groups[g] = append(groups[g], f.addr)
-	}
-	rules := make([]ruleset.Rule, 0, len(groups))
-	for g, addrs := range groups {
-		rules = append(rules, serviceRule(g.proto, g.port, g.action, addrs))
-	}
-	slices.SortFunc(rules, func(a, b ruleset.Rule) int {
-		if c := comparePorts(a.Matches[0].Ports[0], b.Matches[0].Ports[0]); c != 0 {
-			return c
-		}
-		return a.Index - b.Index
-	})
-	return slices.Concat(e.nodePortRule(far, ruleset.Drop), rules, e.nodePortRule(far, ruleset.Accept))
-}
-
-// nodePorts says which node ports of other nodes are accepted, where the same
-// doors stand as on the own one. The first address of a family means all.
-func (e *egress) nodePorts(doors []door, accepted []bool) map[frontend]bool {
-	verdicts := make(map[frontend]bool)
-	for i, d := range doors {
-		first := e.firstOther(d.bits)
-		if d.nodePort == 0 || !first.IsValid() {
-			continue
-		}
-		f := frontend{first, d.proto, d.nodePort}
-		before, met := verdicts[f]
-		verdicts[f] = accepted[i] && (before || !met)
-	}
-	return verdicts
-}
-
-// firstOther is the first address of bits bits that another node has, or none.
-func (e *egress) firstOther(bits int) netip.Addr {
-	i := slices.IndexFunc(e.others, func(a netip.Addr) bool { return a.BitLen() == bits })
-	if i < 0 {
-		return netip.Addr{}
-	}
-	return e.others[i]
-}
-
-// acceptsFar reports whether f is at another node, at a node port that verdicts
-// accept.
-func (e *egress) acceptsFar(verdicts map[frontend]bool, f frontend) bool {
-	_, other := slices.BinarySearchFunc(e.others, f.addr, netip.Addr.Compare)
-	return other && verdicts[frontend{e.firstOther(f.addr.BitLen()), f.proto, f.port}]
-}
-
-// nodePortRule returns the rule for the node ports of other nodes that get
-// action, if any. It names them also where the chain alone would be right: there
-// are too many nodes to ask about each.
-func (e *egress) nodePortRule(verdicts map[frontend]bool, action ruleset.Action) []ruleset.Rule {
-	ports := make(map[int][]ruleset.Ports) // by family
-	for f, ok := range verdicts {
-		if ok == (action == ruleset.Accept) {
-			ports[f.addr.BitLen()] = append(ports[f.addr.BitLen()], ruleset.Ports{Proto: f.proto, First: f.port, Last: f.port})
-		}
-	}
-	if len(ports) == 0 {
-		return nil
-	}
-	r := ruleset.Rule{Origin: ruleset.Ref{Kind: "Service", Name: "node-ports"}, Action: action}
-	if action == ruleset.Drop {
-		r.Index = 1
-	}
-	for _, bits := range slices.Sorted(maps.Keys(ports)) {
-		slices.SortFunc(ports[bits], comparePorts)
-		nodes := slices.DeleteFunc(slices.Clone(e.others), func(a netip.Addr) bool { return a.BitLen() != bits })
-		r.Matches = append(r.Matches, ruleset.Match{Peers: peersAt(nodes), Ports: ports[bits]})
-	}
-	return []ruleset.Rule{r}
-}
-
-// verdicts says which frontends are accepted. Where two doors have one frontend,
-// both must be.
-func (e *egress) verdicts(doors []door, accepted []bool) map[frontend]bool {
-	verdicts := make(map[frontend]bool)
-	for i := range doors {
-		doors[i].frontends(e.nodes, func(f frontend) {
-			before, met := verdicts[f]
-			verdicts[f] = accepted[i] && (before || !met)
-		})
-	}
-	return verdicts
-}
-
-func serviceRule(proto ruleset.Proto, port uint16, action ruleset.Action, vips []netip.Addr) ruleset.Rule {
-	r := ruleset.Rule{
-		Origin: ruleset.Ref{Kind: "Service", Name: fmt.Sprintf("%s-%d", strings.ToLower(proto.String()), port)},
-		Action: action,
-		Matches: []ruleset.Match{{
-			Peers: peersAt(vips),
-			Ports: []ruleset.Ports{{Proto: proto, First: port, Last: port}},
-		}},
-	}
-	if action == ruleset.Drop {
-		r.Index = 1
-	}
-	return r
 }

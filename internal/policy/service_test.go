@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -25,7 +26,8 @@ func cluster() policy.Snapshot {
 // backends is a slice of Service "api": each is an address, with "!" if it is
 // not ready.
 func backends(port uint16, addrs ...string) policy.EndpointSlice {
-	s := policy.EndpointSlice{Namespace: "shop", Service: "api", Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.TCP, Port: port}}}
+	s := policy.EndpointSlice{Namespace: "shop", Name: fmt.Sprint(port, addrs), Service: "api",
+		Ports: []policy.EndpointPort{{Name: "http", Proto: ruleset.TCP, Port: port}}}
 	for _, a := range addrs {
 		bare := strings.TrimSuffix(a, "!")
 		s.Endpoints = append(s.Endpoints, policy.Endpoint{Addresses: addr(bare), Ready: bare == a})

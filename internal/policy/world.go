@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -12,131 +11,118 @@ import (
 // NamespaceNameLabel is the label that every namespace has, with its own name.
 const NamespaceNameLabel = "kubernetes.io/metadata.name"
 
-// A World is a Snapshot that has been indexed. It remembers what it has worked
-// out, so that compiling for a second pod costs less than for the first; even
+// A World is a Snapshot that is indexed, and that Apply changes. It remembers
+// what it has worked out (see memory.go), so that compiling for a second pod
+// costs less than for the first, and a change no more than what it touches. Even
 // its lookups must not be called by two goroutines at once.
 type World struct {
+	now     uint64 // counts the Changes
+	settled uint64 // up to which of them all that is remembered is up to date
+
+	// The objects.
 	namespaces map[string]*namespace
+	podsAt     places
 	nodes      map[string]*Node
 	services   map[Name]*Service
-	servicesAt map[netip.Addr][]Service
-	slices     map[Name][]*EndpointSlice // by the Service they serve
-	podsAt     map[netip.Addr][]Pod
+	servicesAt map[netip.Addr][]*Service
+	slices     map[Name]*EndpointSlice
+	slicesOf   map[Name][]*EndpointSlice // by the Service they serve
+	policies   map[ruleset.Ref]*held
+	wide       subjects // of the policies that select namespaces
 
-	// policies are those that look into one namespace, by its name; wide are
-	// those that select namespaces.
-	policies map[string][]*Policy
-	wide     []*Policy
-
-	// What has been worked out so far.
-	sets      map[string][]*Pod          // by the content of a PodSet
-	peers     map[string]ruleset.Peers   // by the content of a list of Peers
-	matches   map[*Rule][]ruleset.Match  // where they don't depend on the target
-	named     map[string][]ruleset.Match // by the content of peers and a named port
-	egress    map[string]*egress         // by what selects the pod, and its node
-	opened    bool                       // the following are filled
-	doors     []door                     // of all Services
-	doorsTo   map[netip.Addr][]int       // by what is behind them
-	nodeAddrs []netip.Addr               // of all nodes
+	// What they come to.
+	named      cell                  // which namespaces there are
+	gatherings map[string]*gathering // by the content of a list of peers and named ports
+	gatherers  finder[*gathering]    // by the sets of pods they look at
+	unsettled  []*gathering
+	shifted    map[*cell]*gathering // by the last settling
+	sides      map[sideOf]*side
+	doors      *doors             // nil until asked for
+	egresses   map[string]*egress // by what selects the pod, and its node
+	walks      uint64
 }
 
 // A namespace is one with what it holds.
 type namespace struct {
-	Namespace
-	pods    map[string]*Pod
-	peers   []*Pod           // those that selectors pick
-	byLabel map[label][]*Pod // peers; nil until asked for
+	cell        // its labels
+	name        string
+	tags        tags
+	terminating bool
+	declared    bool // by an object of its own
+	services    int
+	pods        map[string]*pod
+	policies    subjects // of those that look into it
 }
 
-type label struct{ key, value string }
-
-// New indexes s, which must not change as long as the World is used.
+// New returns a World of s. What s refers to must not change any more.
 func New(s Snapshot) *World {
 	w := &World{
-		namespaces: make(map[string]*namespace),
+		namespaces: make(map[string]*namespace, len(s.Namespaces)),
+		podsAt:     places{one: make(map[netip.Addr]*pod, len(s.Pods)), more: make(map[netip.Addr][]*pod)},
 		nodes:      make(map[string]*Node),
 		services:   make(map[Name]*Service),
-		servicesAt: make(map[netip.Addr][]Service),
-		slices:     make(map[Name][]*EndpointSlice),
-		podsAt:     make(map[netip.Addr][]Pod, len(s.Pods)),
-		policies:   make(map[string][]*Policy),
-		sets:       make(map[string][]*Pod),
-		peers:      make(map[string]ruleset.Peers),
-		matches:    make(map[*Rule][]ruleset.Match),
-		named:      make(map[string][]ruleset.Match),
-		egress:     make(map[string]*egress),
+		servicesAt: make(map[netip.Addr][]*Service),
+		slices:     make(map[Name]*EndpointSlice),
+		slicesOf:   make(map[Name][]*EndpointSlice),
+		policies:   make(map[ruleset.Ref]*held, len(s.Policies)),
+		gatherings: make(map[string]*gathering),
+		sides:      make(map[sideOf]*side),
+		egresses:   make(map[string]*egress),
 	}
-	for _, n := range s.Namespaces {
-		w.addNamespace(n)
-	}
-	for i := range s.Nodes {
-		w.nodes[s.Nodes[i].Name] = &s.Nodes[i]
-	}
-	for i := range s.Pods {
-		w.addPod(&s.Pods[i])
-	}
-	for i := range s.Services {
-		w.addService(&s.Services[i])
-	}
-	for i := range s.Slices {
-		of := Name{s.Slices[i].Namespace, s.Slices[i].Service}
-		w.slices[of] = append(w.slices[of], &s.Slices[i])
-	}
-	for i := range s.Policies {
-		w.addPolicy(&s.Policies[i])
-	}
+	w.Apply(Change{Set: s})
 	return w
 }
 
-func (w *World) addNamespace(n Namespace) *namespace {
-	if n.Labels[NamespaceNameLabel] != n.Name {
-		labels := make(Labels, len(n.Labels)+1)
-		maps.Copy(labels, n.Labels)
-		labels[NamespaceNameLabel] = n.Name
-		n.Labels = labels
+// settle brings everything that is remembered up to date with the objects.
+func (w *World) settle() {
+	if w.settled == w.now {
+		return
 	}
-	ns := &namespace{Namespace: n, pods: make(map[string]*Pod)}
-	w.namespaces[n.Name] = ns
-	return ns
+	w.settled, w.shifted = w.now, make(map[*cell]*gathering)
+	for _, g := range w.unsettled {
+		if g.settle(w) {
+			w.shifted[&g.cell] = g
+		}
+	}
+	w.unsettled = nil
+	if w.doors != nil {
+		w.doors.settle(w)
+	}
+	for _, e := range w.egresses {
+		e.settle(w)
+	}
 }
 
 // namespace returns the namespace of that name, which then exists.
 func (w *World) namespace(name string) *namespace {
-	if ns, ok := w.namespaces[name]; ok {
-		return ns
+	ns, ok := w.namespaces[name]
+	if !ok {
+		ns = &namespace{name: name, tags: namespaceTags(name, nil)}
+		w.namespaces[name] = ns
+		w.named.changed = w.now
 	}
-	return w.addNamespace(Namespace{Name: name})
+	return ns
 }
 
-func (w *World) addPod(p *Pod) {
-	ns := w.namespace(p.Namespace)
-	ns.pods[p.Name] = p
-	if p.Done {
-		return // its addresses may be another pod's
-	}
-	for _, a := range p.Addresses {
-		w.podsAt[plain(a)] = append(w.podsAt[plain(a)], *p)
-	}
-	if !p.HostNetwork {
-		ns.peers = append(ns.peers, p)
-	}
-}
-
-func (w *World) addService(s *Service) {
-	w.namespace(s.Namespace)
-	w.services[Name{s.Namespace, s.Name}] = s
-	for _, a := range s.Addresses {
-		w.servicesAt[plain(a)] = append(w.servicesAt[plain(a)], *s)
+// leave forgets ns if nothing names it any more.
+func (w *World) leave(ns *namespace) {
+	if !ns.declared && ns.services == 0 && len(ns.pods) == 0 && len(ns.policies.all) == 0 {
+		ns.forget()
+		ns.policies.forget()
+		delete(w.namespaces, ns.name)
 	}
 }
 
-func (w *World) addPolicy(p *Policy) {
-	if ns := p.Subject.Namespace; ns != "" {
-		w.namespace(ns)
-		w.policies[ns] = append(w.policies[ns], p)
-	} else {
-		w.wide = append(w.wide, p)
+// namespaceTags are the labels of a namespace, of which its name is always one.
+func namespaceTags(name string, labels Labels) tags {
+	if labels[NamespaceNameLabel] != name {
+		labels = maps.Clone(labels)
+		if labels == nil {
+			labels = Labels{}
+		}
+		labels[NamespaceNameLabel] = name
 	}
+	return tagsOf(labels)
 }
 
 // plain is a without what does not belong to an address on the wire.
@@ -148,110 +134,15 @@ func single(a netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(a, a.BitLen())
 }
 
-// pods returns the pods of s that may be peers.
-func (w *World) pods(s PodSet) []*Pod {
-	key := string(s.appendKey(nil))
-	if pods, ok := w.sets[key]; ok {
-		return pods
-	}
-	var pods []*Pod
-	if s.Namespace != "" {
-		if ns, ok := w.namespaces[s.Namespace]; ok {
-			pods = ns.pick(s.Pods)
-		}
-	} else {
-		for _, ns := range w.namespaces {
-			if s.inside(ns) {
-				pods = append(pods, ns.pick(s.Pods)...)
-			}
-		}
-	}
-	w.sets[key] = pods
-	return pods
-}
-
-func (n *namespace) pick(s Selector) []*Pod {
-	if s.All {
-		return n.peers
-	}
-	var pods []*Pod
-	for _, p := range n.candidates(s) {
-		if s.Picks(p.Labels) {
-			pods = append(pods, p)
-		}
-	}
-	return pods
-}
-
-// candidates returns pods among which are all that s picks: those that meet its
-// narrowest In, if it has one.
-func (n *namespace) candidates(s Selector) []*Pod {
-	n.index()
-	best, least := -1, len(n.peers)
-	for i, need := range s.Needs {
-		if need.Op != In {
-			continue
-		}
-		count := 0
-		for _, v := range need.Values {
-			count += len(n.byLabel[label{need.Key, v}])
-		}
-		if count < least {
-			best, least = i, count
-		}
-	}
-	if best < 0 {
-		return n.peers
-	}
-	pods := make([]*Pod, 0, least)
-	for _, v := range s.Needs[best].Values {
-		pods = append(pods, n.byLabel[label{s.Needs[best].Key, v}]...)
-	}
-	return pods
-}
-
-func (n *namespace) index() {
-	if n.byLabel != nil {
-		return
-	}
-	n.byLabel = make(map[label][]*Pod)
-	for _, p := range n.peers {
-		for k, v := range p.Labels {
-			n.byLabel[label{k, v}] = append(n.byLabel[label{k, v}], p)
-		}
-	}
-}
-
-// layers stand in the order in which a flow meets them.
-var layers = []Layer{Admin, Standard, Baseline}
-
-// comparePolicies is the order in which policies are tried. Among NetworkPolicies
-// it carries no meaning, only stability.
-func comparePolicies(a, b *Policy) int {
-	if a.Layer != b.Layer {
-		return slices.Index(layers, a.Layer) - slices.Index(layers, b.Layer)
-	}
-	if a.Layer != Standard && a.Priority != b.Priority {
-		return cmp.Compare(a.Priority, b.Priority)
-	}
-	return cmp.Or(cmp.Compare(a.Ref.Kind, b.Ref.Kind),
-		cmp.Compare(a.Ref.Namespace, b.Ref.Namespace), cmp.Compare(a.Ref.Name, b.Ref.Name))
-}
-
-// selecting returns the policies that select p, in the order they are tried.
-func (w *World) selecting(p *Pod) []*Policy {
-	if p.HostNetwork {
+// distinct returns addrs sorted, each once, unmapped.
+func distinct(addrs []netip.Addr) []netip.Addr {
+	if len(addrs) == 0 {
 		return nil
 	}
-	ns := w.namespace(p.Namespace)
-	var selecting []*Policy
-	for _, list := range [][]*Policy{w.policies[p.Namespace], w.wide} {
-		for _, q := range list {
-			if q.Subject.holds(ns, p.Labels) {
-				selecting = append(selecting, q)
-			}
-		}
+	list := make([]netip.Addr, 0, len(addrs))
+	for _, a := range addrs {
+		list = append(list, plain(a))
 	}
-	slices.SortFunc(selecting, comparePolicies)
-	return selecting
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
 }
