@@ -57,7 +57,7 @@ demo: setup build ## show the main job on real pods, in seconds
 	@$(GO) build -o .cache/demo ./integration/demo
 	@.cache/demo
 
-test: setup build ## run every test, as root; the last line says "N passed, N failed"
+test: setup build .cache/kustomize ## run every test, as root; the last line says "N passed, N failed"
 	@.ci/test
 
 reproduce: build ## build again, elsewhere and from nothing, and compare
@@ -81,6 +81,9 @@ lint: .cache/golangci-lint ## run golangci-lint (built on first use, which takes
 
 .cache/golangci-lint: .ci/tools/go.mod
 	cd .ci/tools && $(GO) build -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.cache/kustomize: .ci/tools/go.mod
+	cd .ci/tools && $(GO) build -o ../../$@ sigs.k8s.io/kustomize/kustomize/v5
 
 fmt: ## format the code
 	gofmt -w .

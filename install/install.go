@@ -20,6 +20,7 @@ func (n *node) entryFlags(cmd *cobra.Command) {
 	flags.StringVar(&n.policy, "failure-policy", n.policy, "`POLICY`, closed or open: what becomes of a pod that podwalld can't be asked about")
 	flags.StringVar(&n.entry.Namespace, "namespace", n.entry.Namespace, "`NAME` of the namespace of pods that come without one")
 	flags.BoolVar(&n.dir.DropIn, "drop-in", false, "put the plugin beside a network's file, not into it; only for runtimes with libcni 1.3 or newer, others never look there")
+	flags.BoolVar(&n.dir.ListsOnly, "lists-only", false, "leave files of single plugins alone, where something refers to them by their names")
 	flags.StringVar(&n.dir.CNIVersion, "cni-version", "", "raise a lower cniVersion to `VERSION`; where the plugins, and in Kubernetes the node's runtime, say that they speak it")
 	n.nodeFlag(cmd)
 	n.entryCommand(cmd)

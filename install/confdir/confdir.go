@@ -86,6 +86,9 @@ type Dir struct {
 	// DropIn puts the entry beside the network's file, into its drop-in directory,
 	// where the network has one. Runtimes with a libcni before 1.3 don't look there.
 	DropIn bool
+	// ListsOnly leaves the files of single plugins alone: something refers to them by
+	// their names.
+	ListsOnly bool
 	// CNIVersion is the least that a network should have; empty leaves it as it is.
 	CNIVersion string
 	// Speak says why some plugins don't speak a version. It is asked before a

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite what the cases want")
 
 // TestGolden runs testdata. A case has these sections:
 //
-//	flags            drop-in, cni-version V, entry JSON, deaf PLUGIN: one a line
+//	flags            drop-in, lists-only, cni-version V, entry JSON, deaf PLUGIN: one a line
 //	before/FILE      the directory
 //	installed/FILE   the directory when podwall is installed
 //	files            the files, as Look sees them then
@@ -86,6 +86,8 @@ func options(t *testing.T, d *Dir, flags string) {
 		switch name {
 		case "drop-in":
 			d.DropIn = true
+		case "lists-only":
+			d.ListsOnly = true
 		case "cni-version":
 			d.CNIVersion = value
 		case "entry":

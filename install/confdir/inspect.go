@@ -181,6 +181,10 @@ func (d Dir) single(f *File, text []byte) {
 		f.State = Exempt
 		return
 	}
+	if d.ListsOnly {
+		f.Problem = "a single plugin, and only lists are to be changed: make it a list with podwall as its last plugin, and name that wherever this is named"
+		return
+	}
 	want, err := l.With(d.Entry)
 	if err == nil {
 		want, _, err = d.raise(want) // why is said when the list is there
