@@ -18,10 +18,10 @@ BINARIES := $(foreach b,$(NAMES),$(if $(wildcard $($(b))/*.go),bin/$(b)))
 TOOLS := nft:nftables ip:iproute2 iptables-nft:iptables conntrack:conntrack ping:iputils-ping /lib/systemd/systemd:systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image demo test reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)
+.PHONY: help setup build image demo test e2e e2e-full reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what building and testing need (Debian, as root)
 	@.ci/setup $(TOOLS)
@@ -59,6 +59,16 @@ demo: setup build ## show the main job on real pods, in seconds
 
 test: setup build .cache/kustomize ## run every test, as root; the last line says "N passed, N failed"
 	@.ci/test
+
+CLUSTER_TOOLS := containerd:containerd runc:runc busybox:busybox-static
+
+e2e: build image ## judge podwall on real Kubernetes clusters, as CI does (up to 35 min)
+	@.ci/setup $(TOOLS) $(CLUSTER_TOOLS)
+	@.ci/e2e -short
+
+e2e-full: build image ## the same with every suite in every cluster
+	@.ci/setup $(TOOLS) $(CLUSTER_TOOLS)
+	@.ci/e2e
 
 reproduce: build ## build again, elsewhere and from nothing, and compare
 	@VERSION='$(VERSION)' .ci/reproduce

@@ -26,6 +26,10 @@ const forwarding = "sysctl -qw net.ipv4.ip_forward=1\nsysctl -qw net.ipv6.conf.a
 
 // wireNode connects a node to the switch, and tells everyone where its pods are.
 func (c *Cluster) wireNode(ctx context.Context, n *Node) error {
+	// The kernel takes its time to remove the cable of a machine that is off.
+	if err := c.Control.Script(ctx, "ip link delete "+n.Name+" 2>/dev/null || true"); err != nil {
+		return err
+	}
 	// From here, where both machines' processes are known by number.
 	cable := exec.CommandContext(ctx, "nsenter", "-t", strconv.Itoa(n.Pid()), "-n", "--",
 		"ip", "link", "add", "eth0", "type", "veth", "peer", "name", n.Name, "netns", strconv.Itoa(c.Control.Pid()))

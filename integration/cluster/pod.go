@@ -159,3 +159,10 @@ func (c *Cluster) Namespace(ctx context.Context, name string) error {
 		return err
 	})
 }
+
+// WaitPodPhase waits until a pod is in a phase: Succeeded, for one that runs to
+// its end.
+func (c *Cluster) WaitPodPhase(ctx context.Context, p Pod, phase string) error {
+	_, err := c.Kubectl(ctx, "wait", "-n", p.Namespace, "pod/"+p.Name, "--for=jsonpath={.status.phase}="+phase, "--timeout=90s")
+	return err
+}

@@ -15,9 +15,49 @@ func config(c cluster.Config) cluster.Config {
 	return c
 }
 
+// TestIPv4 is the cluster that most people have.
 func TestIPv4(t *testing.T) {
 	judge(t, config(cluster.Config{}),
+		suite{name: "netpol", run: netpol},
 		suite{name: "services", run: services},
+		suite{name: "race", run: race},
+		suite{name: "reboot", run: reboot},
+		suite{name: "API server away", run: apiServerAway},
+		suite{name: "upgrade", run: upgrade},
+		suite{name: "conflist rewritten", run: rewritten},
+		suite{name: "runtime restart", run: runtimeRestart},
+		suite{name: "uninstall", run: uninstall}, // last: it leaves no old pod of podwall
+	)
+}
+
+// TestIPTables is kube-proxy's older mode, below podwall's newest runtime: the
+// one calls STATUS, and the other is asked about every Service.
+func TestIPTables(t *testing.T) {
+	judge(t, config(cluster.Config{Proxy: "iptables", Containerd: cluster.Containerd2, CNIVersion: "1.1.0"}),
+		suite{name: "services", run: services},
+		suite{name: "race", run: race},
+		suite{name: "runtime restart", run: runtimeRestart},
+		suite{name: "netpol", run: netpol, long: true},
+	)
+}
+
+// TestDualStack is a cluster in which every pod has two addresses.
+func TestDualStack(t *testing.T) {
+	judge(t, config(cluster.Config{Families: []cluster.Family{cluster.IPv4, cluster.IPv6}}),
+		suite{name: "services", run: services},
+		suite{name: "race", run: race, long: true},
+		suite{name: "netpol", run: netpol, long: true},
+	)
+}
+
+// TestIPv6 is a cluster without the other family.
+func TestIPv6(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs in make e2e-full")
+	}
+	judge(t, config(cluster.Config{Families: []cluster.Family{cluster.IPv6}}),
+		suite{name: "services", run: services},
+		suite{name: "race", run: race},
 		suite{name: "netpol", run: netpol},
 	)
 }

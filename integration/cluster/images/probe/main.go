@@ -3,7 +3,8 @@
 //	probe serve tcp/80 udp/80         answer everybody: the host's name and who asked
 //	probe dial [-t 1s] tcp/HOST:PORT  ask once and print the answer
 //	probe first NAME ALLOWED DENIED   send to both from the first instruction on
-//	probe stream [-every 10ms] tcp/HOST:PORT  keep one connection, and new ones, going
+//	probe flood NAME DENIED           send to it for ever
+//	probe stream tcp/HOST:PORT        keep one connection, and new ones, going
 //
 // A target is PROTOCOL/HOST:PORT.
 //
@@ -36,7 +37,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("want serve, dial, first or stream")
+		return errors.New("want serve, dial, first, flood or stream")
 	}
 	switch args[0] {
 	case "serve":
@@ -55,13 +56,17 @@ func run(args []string) error {
 			return errors.New("first wants a name and two targets")
 		}
 		return first(args[1], args[2], args[3])
-	case "stream":
-		flags := flag.NewFlagSet("stream", flag.ContinueOnError)
-		every := flags.Duration("every", 20*time.Millisecond, "the time between two messages")
-		if err := flags.Parse(args[1:]); err != nil {
-			return err
+	case "flood":
+		if len(args) != 3 {
+			return errors.New("flood wants a name and a target")
 		}
-		return stream(flags.Arg(0), *every)
+		go flood(args[1], "udp/"+args[2])
+		flood(args[1], "tcp/"+args[2])
+	case "stream":
+		if len(args) != 2 {
+			return errors.New("stream wants a target")
+		}
+		return stream(args[1])
 	}
 	return fmt.Errorf("%s: no such command", args[0])
 }

@@ -9,8 +9,9 @@ import (
 // How first sends.
 const (
 	firstFor   = 1500 * time.Millisecond
-	firstEvery = 5 * time.Millisecond
 	firstLimit = 10 * time.Second // for the answer of the allowed target
+	floodEvery = 5 * time.Millisecond
+	askEvery   = 20 * time.Millisecond
 )
 
 // first sends datagrams and connections with a name in them to a target that a
@@ -29,7 +30,7 @@ func first(name, allowed, denied string) error {
 	return nil
 }
 
-// flood sends to a target again and again, not waiting for anything.
+// flood sends to a target again and again, for ever, not waiting for anything.
 func flood(name, to string) {
 	network, address, err := target(to)
 	if err != nil {
@@ -44,14 +45,14 @@ func flood(name, to string) {
 			_, _ = fmt.Fprintf(c, "%s %d\n", name, n)
 			_ = c.Close()
 		}()
-		time.Sleep(firstEvery)
+		time.Sleep(floodEvery)
 	}
 }
 
 // stream asks a target again and again, on one connection and on a new one each
 // time, for ever. It prints a line for every answer that did not come within a
 // second, and one a second that says how many did.
-func stream(to string, every time.Duration) error {
+func stream(to string) error {
 	network, address, err := target(to)
 	if err != nil {
 		return err
@@ -77,6 +78,6 @@ func stream(to string, every time.Duration) error {
 			fmt.Println("answers", answers)
 			said = time.Now()
 		}
-		time.Sleep(every)
+		time.Sleep(askEvery)
 	}
 }
