@@ -88,7 +88,7 @@ func dropsOf(iface string, rs ruleset.RuleSet, counts map[string]nft.Count) []Dr
 	}
 	for _, d := range []ruleset.Direction{ruleset.Ingress, ruleset.Egress} {
 		var rules []string
-		for _, t := range rs.Chain(d).Tiers {
+		for _, t := range rs.Enforced(d).Tiers {
 			for _, r := range t.Rules {
 				if r.Action == ruleset.Drop {
 					rules = append(rules, ruleset.CounterOf(iface, d, t.Name, r))

@@ -64,6 +64,7 @@ func (k *Keeper) drop(a *attachment) error {
 	k.mu.Unlock()
 	k.finish(a.record.NetnsID, owner)
 	a.settle()
+	k.silence(a)
 	return k.persist(a.record.Key)
 }
 

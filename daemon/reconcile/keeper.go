@@ -43,11 +43,15 @@ type Kernel struct {
 	// NoGuard says that this kernel has no hook at the egress of a device, NoOwner
 	// that tables can't belong to one process and outlive it.
 	NoGuard, NoOwner bool
+	// NoLog says that it can't hand packets to a process.
+	NoLog bool
+	// Volume is what an interface has received and sent. Without it nobody knows.
+	Volume func(netns int, iface string) (received, sent nft.Count, err error)
 }
 
 // RealKernel is the kernel that this process runs on.
 var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation, Own: own,
-	Bypass: bypass.Find, NamespaceID: tamper.NamespaceID, Index: nft.Index}
+	Bypass: bypass.Find, NamespaceID: tamper.NamespaceID, Index: nft.Index, Volume: nft.Volume}
 
 // A Keeper keeps the firewalls of this node's attachments. Its exported fields
 // are set before the first call and not changed afterwards; its methods may be
@@ -64,6 +68,8 @@ type Keeper struct {
 	Parallel int
 	// Observer is told what the Keeper does. New gives one that does not listen.
 	Observer Observer
+	// Listener hears what rules log. New gives one that does not listen.
+	Listener Listener
 
 	kick chan struct{} // holds one token while there is a version to work on
 
@@ -85,6 +91,7 @@ type Keeper struct {
 	nodeAddrs          []netip.Addr
 	nodeEgressByPolicy bool
 	protection         Protection
+	logging            ruleset.Logging
 }
 
 // New returns a Keeper without attachments, for its fields to be set.
@@ -92,6 +99,7 @@ func New() *Keeper {
 	return &Keeper{
 		Parallel:    8,
 		Observer:    deaf{},
+		Listener:    deaf{},
 		kick:        make(chan struct{}, 1),
 		attachments: map[api.Key]*attachment{},
 		owners:      map[store.NetnsID]Owner{},

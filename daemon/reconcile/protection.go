@@ -91,6 +91,9 @@ func (k *Keeper) bounded(a *attachment, pod policy.Pod, rs ruleset.RuleSet) rule
 		rs.RawSockets = true
 		texts = append(texts, "raw sockets are not stopped: the kernel has no netdev egress hook")
 	}
+	if rs.Audit {
+		texts = append(texts, "audit: what its NetworkPolicies would drop passes, and is logged")
+	}
 	if k.Kernel.NoOwner && rs.Owned {
 		rs.Owned = false
 		texts = append(texts, "changes by others are repaired, not prevented: the kernel has no tables with owner and persist")
@@ -145,16 +148,14 @@ func (k *Keeper) refuse(a *attachment) error {
 func (k *Keeper) refusedWishes() []api.Problem {
 	var list []api.Problem
 	for _, a := range k.sorted() {
-		pod := k.podOf(k.policy(), a)
-		if !pod.RawSockets || k.protection.honours(pod) {
-			continue
-		}
-		p := api.Problem{
-			Object: "Pod " + a.record.Pod(), Field: "metadata.annotations[podwall.io/raw-sockets]",
-			Message: "not honoured on this node: podAnnotations does not list " + daemonconf.AnnotationRawSockets,
-		}
-		if !slices.Contains(list, p) {
-			list = append(list, p)
+		for _, w := range k.wishes(k.podOf(k.policy(), a)) {
+			p := api.Problem{
+				Object: "Pod " + a.record.Pod(), Field: "metadata.annotations[podwall.io/" + w.name + "]",
+				Message: "not honoured on this node: podAnnotations does not list " + w.name,
+			}
+			if w.asked && !w.honour && !slices.Contains(list, p) {
+				list = append(list, p)
+			}
 		}
 	}
 	return list

@@ -141,6 +141,7 @@ func (k *Keeper) write(j job, netns int) (err error) {
 		return nil
 	}
 	defer func() { try.Err = err; k.Observer.Attempted(try) }()
+	defer func() { k.hear(a, netns) }()
 	index, err := k.sameDevice(a, netns)
 	if err != nil {
 		return err

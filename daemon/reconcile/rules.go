@@ -32,7 +32,11 @@ func rulesOf(iface string, rs ruleset.RuleSet, counts map[string]nft.Count) ([]a
 	for what, names := range map[string][]string{
 		"untracked": {ruleset.UntrackedCounter(iface)},
 		"forged":    {ruleset.ForgedCounter(iface), ruleset.GuardCounter(iface)},
+		"audited":   {ruleset.AuditCounter(iface, ruleset.Ingress), ruleset.AuditCounter(iface, ruleset.Egress)},
 	} {
+		if what == "audited" && !rs.Audit {
+			continue
+		}
 		v := api.DropView{Direction: what}
 		for _, name := range names {
 			v.Packets, v.Bytes = v.Packets+counts[name].Packets, v.Bytes+counts[name].Bytes

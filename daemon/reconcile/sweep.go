@@ -104,6 +104,7 @@ func (k *Keeper) look(a *attachment) (generation uint32, bypass string, err erro
 		return 0, "", err
 	}
 	defer netns.Close()
+	k.hearAgain(a, int(netns.Fd()))
 	k.mu.Lock()
 	bypass = a.record.Bypass
 	k.mu.Unlock()

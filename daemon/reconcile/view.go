@@ -59,12 +59,29 @@ func (k *Keeper) Pods() []api.PodSummary {
 		list = append(list, api.PodSummary{
 			Attachment: a.record.Attachment,
 			Isolation:  a.isolation(),
+			Audit:      a.audited(),
 			Policies:   len(k.policy().Selecting(k.podOf(k.policy(), a))),
 			Status:     a.shown(),
 		})
 	}
 	return list
 }
+
+// Audited returns how many attachments have NetworkPolicies that only log.
+func (k *Keeper) Audited() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := 0
+	for _, a := range k.attachments {
+		if a.audited() {
+			n++
+		}
+	}
+	return n
+}
+
+// audited reports whether the rules that stand are.
+func (a *attachment) audited() bool { return a.known != nil && a.known.Rules.Audit }
 
 // isolation is that of the rules that stand.
 func (a *attachment) isolation() api.Isolation {
@@ -141,7 +158,7 @@ func (k *Keeper) find(req api.InspectRequest) []*attachment {
 
 func (k *Keeper) inspect(a *attachment) api.Inspection {
 	k.mu.Lock()
-	in := api.Inspection{Attachment: a.record.Attachment, Isolation: a.isolation(), Status: a.shown(),
+	in := api.Inspection{Attachment: a.record.Attachment, Isolation: a.isolation(), Audit: a.audited(), Status: a.shown(),
 		Policies: []api.SelectingPolicy{}, Rules: []api.RuleView{}, Dropped: []api.DropView{}}
 	w := k.policy()
 	pod := k.podOf(w, a)

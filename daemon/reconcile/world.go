@@ -25,7 +25,7 @@ func (a *attachment) pod() podID {
 func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
 	w := k.policy()
 	pod := k.podOf(w, a)
-	return k.bounded(a, pod, w.Compile(policy.Target{
+	return k.bounded(a, pod, k.logged(w, pod, w.Compile(policy.Target{
 		Pod:                pod,
 		Addresses:          a.record.Addresses,
 		Node:               k.node(w),
@@ -33,7 +33,7 @@ func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
 		Adopted:            a.record.Adopted,
 		RawSockets:         a.record.RawSockets || k.protection.honours(pod),
 		Owned:              k.protection.owns(pod),
-	}))
+	})))
 }
 
 // policy returns the world that rule sets are compiled from. k.mu is held.

@@ -14,6 +14,7 @@ type Handler struct {
 	Ready func() error
 	// Status describes the daemon.
 	Status func() api.Status
+	Events Events
 }
 
 // answer returns the answer to any request but ADD. file is the descriptor that
@@ -38,6 +39,10 @@ func (h Handler) answer(req api.Envelope, file *os.File) (any, error) {
 		return with(req, func(r api.InspectRequest) (any, error) { return h.Keeper.Inspect(r) })
 	case api.VerbExplain:
 		return with(req, func(r api.ExplainRequest) (any, error) { return h.Keeper.Explain(r) })
+	case api.VerbFlows:
+		return with(req, func(r api.FlowsRequest) (any, error) { return h.Events.Flows(r), nil })
+	case api.VerbTop:
+		return h.Keeper.Top(), nil
 	case api.VerbMatrix:
 		return with(req, func(r api.MatrixRequest) (any, error) { return h.Keeper.Matrix(r) })
 	}

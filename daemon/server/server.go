@@ -106,6 +106,10 @@ func (s *Server) connection(ctx context.Context, c *net.UnixConn, heard func() b
 		s.Log.Debug("a client that said nothing made room for another")
 		return
 	}
+	if err == nil && req.Verb == api.VerbMonitor {
+		s.monitor(ctx, conn, req)
+		return
+	}
 	ctx, cancel = context.WithTimeout(ctx, s.Limits.Request)
 	defer cancel()
 	if err != nil {

@@ -27,6 +27,7 @@ type Status struct {
 	StartedAt   time.Time     `json:"startedAt"`
 	Source      SourceStatus  `json:"source"`
 	Attachments map[State]int `json:"attachments"`
+	Audited     int           `json:"audited,omitempty"` // attachments whose NetworkPolicies are not enforced
 	Store       StoreStatus   `json:"store"`
 	Problems    []Problem     `json:"problems,omitempty"`
 }
@@ -89,6 +90,7 @@ type AttachmentStatus struct {
 type PodSummary struct {
 	Attachment
 	Isolation Isolation        `json:"isolation"`
+	Audit     bool             `json:"audit,omitempty"` // NetworkPolicies only say what they would drop
 	Policies  int              `json:"policies"`
 	Status    AttachmentStatus `json:"status"`
 }
@@ -114,6 +116,7 @@ type Inspection struct {
 	Attachment
 	Labels    map[string]string `json:"labels,omitempty"`
 	Isolation Isolation         `json:"isolation"`
+	Audit     bool              `json:"audit,omitempty"`
 	Policies  []SelectingPolicy `json:"policies"`
 	Rules     []RuleView        `json:"rules"`
 	Dropped   []DropView        `json:"dropped"`
@@ -152,7 +155,8 @@ type RuleView struct {
 type DropView struct {
 	// Direction is ingress or egress; or untracked, for packets that belong to no
 	// connection; or forged, for what the pod sent with another's address, past
-	// the IP stack, or in the kernel's name.
+	// the IP stack, or in the kernel's name; or audited, for flows that no rule
+	// accepted and that passed all the same, since the pod is audited.
 	Direction string `json:"direction"`
 	Packets   uint64 `json:"packets"`
 	Bytes     uint64 `json:"bytes"`
