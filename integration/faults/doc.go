@@ -17,6 +17,7 @@
 //	disk_test.go       disks that are full or fail at each write
 //	database_test.go   a database that was damaged while podwalld was away
 //	kernel_test.go     netlink's errors, no memory for sets, namespaces that vanish
+//	memory_test.go     podwalld out of memory
 //	clock_test.go      clocks that jump
 //	crowd_test.go      many at once, friends and foes
 //	version_test.go    a plugin and a daemon of two releases

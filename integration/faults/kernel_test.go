@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -156,4 +157,35 @@ func TestNamespacesVanishInAChange(t *testing.T) {
 		s.end(t)
 	}
 	t.Logf("%d changes, %d namespaces vanished", changes, pods)
+}
+
+// An answer of the kernel's that never comes is an error in the end: podwalld
+// neither waits for it for ever nor takes a late one for the next. Here it is
+// left in the socket, and the socket says that there is nothing.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	in := newInjector(t, n, "lost.sock", unix.SYS_RECVMSG)
+	n.Before = in.before(t)
+	n.start(t)
+	streams := []*stream{pour(t, n.friend, n.web, 1000, true), pour(t, n.web, n.stranger, 1003, false)}
+	in.obey(func(_, n int) unix.Errno {
+		if n <= 6 {
+			return unix.EAGAIN
+		}
+		return 0
+	})
+	must(t, n.WriteManifest("open.yaml", openToAll))
+	eventually(t, func() error {
+		b, err := os.ReadFile(n.LogFile())
+		if err == nil && !strings.Contains(string(b), "i/o timeout") {
+			err = fmt.Errorf("%d answers were lost, and nobody missed one", in.injected())
+		}
+		return err
+	})
+	expect(t, tcp(n.stranger, n.web, true))
+	n.knows(t)
+	for _, s := range streams {
+		s.end(t)
+	}
 }

@@ -45,8 +45,9 @@ func Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (now Known,
 	if err != nil {
 		return Known{}, false, fmt.Errorf("apply rules of %s: %w", iface, err)
 	}
-	now, wrote, err = applyBy(c, netns, iface, rs, last)
+	now, wrote, err = applyBy(c.Conn, netns, iface, rs, last)
 	if rs.Owned {
+		c.rest()
 		_ = c.CloseLasting() // and with it the ownership, which the daemon waits for
 	} else {
 		done(c)
@@ -211,7 +212,7 @@ func Check(netns int, iface string, known Known) ([]string, uint32, error) {
 		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
 	}
 	defer done(c)
-	r, err := read(c, ruleset.Prefix(iface))
+	r, err := read(c.Conn, ruleset.Prefix(iface))
 	if err != nil {
 		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
 	}
@@ -226,7 +227,7 @@ func Generation(netns int) (uint32, error) {
 		return 0, err
 	}
 	defer done(c)
-	return generation(c)
+	return generation(c.Conn)
 }
 
 // A Count is the value of a counter.
@@ -242,7 +243,7 @@ func Counters(netns int) (map[string]Count, error) {
 	defer done(c)
 	all := map[string]Count{}
 	for _, f := range families {
-		counts, err := counters(c, tableOf(f))
+		counts, err := counters(c.Conn, tableOf(f))
 		if err != nil {
 			return nil, err
 		}

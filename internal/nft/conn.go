@@ -33,26 +33,46 @@ const maxFD = 1024
 // may wait for it for ever. The error matches os.ErrDeadlineExceeded.
 const patience = 10 * time.Second
 
-// open returns a connection to nftables in the namespace that netns refers to,
-// for one operation: a Conn that two goroutines share loses replies. The caller
-// ends it with done.
-func open(netns int) (*nftables.Conn, error) {
-	c, _, err := openLasting(netns)
-	return c, err
+// A conn is a connection to nftables, for one operation at a time: one that two
+// goroutines share loses replies.
+type conn struct {
+	*nftables.Conn
+	socket *netlink.Conn
+	limit  *time.Timer // closes the socket: the library goes on to read after any other error
 }
 
-// openLasting is open for a connection that is used again: before each further
-// operation the deadline of the socket has to be put off.
-func openLasting(netns int) (c *nftables.Conn, socket *netlink.Conn, err error) {
-	c, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns), nftables.WithSockOptions(func(s *netlink.Conn) error {
-		socket = s
+// open returns a connection to nftables in the namespace that netns refers to,
+// for one operation. The caller ends it with done.
+func open(netns int) (*conn, error) {
+	var c conn
+	var err error
+	c.Conn, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netns), nftables.WithSockOptions(func(s *netlink.Conn) error {
+		c.socket = s
 		return prepare(s)
 	}))
 	if err != nil {
-		return nil, nil, fmt.Errorf("open netlink: %w", err)
+		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return c, socket, nil
+	c.limit = time.AfterFunc(patience, func() { _ = c.socket.Close() })
+	if err := c.begin(); err != nil {
+		done(&c)
+		return nil, err
+	}
+	return &c, nil
 }
+
+// begin gives the next operation its time. The deadline comes before the end of
+// the socket, and so is the error.
+func (c *conn) begin() error {
+	if err := c.socket.SetDeadline(time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	c.limit.Reset(patience + patience/100)
+	return nil
+}
+
+// rest lets the time between two operations be as long as it likes.
+func (c *conn) rest() { c.limit.Stop() }
 
 // dial returns a socket of another of netlink's protocols, for one operation.
 func dial(protocol, netns int) (*netlink.Conn, error) {
@@ -88,13 +108,14 @@ func prepare(c *netlink.Conn) error {
 	if err := c.SetReadBuffer(16 << 20); err != nil {
 		return fmt.Errorf("set receive buffer: %w", err)
 	}
-	return c.SetDeadline(time.Now().Add(patience))
+	return nil
 }
 
 // done closes c without waiting: after a transaction that removed something the
 // kernel holds a closing socket for a grace period of 10 ms and more, long after
 // the transaction is in force, and nobody needs to know when that ends.
-func done(c *nftables.Conn) {
+func done(c *conn) {
+	c.rest()
 	go func() { _ = c.CloseLasting() }()
 }
 

@@ -54,12 +54,12 @@ func jump(t *testing.T, netns int, rs ruleset.RuleSet, epoch ruleset.Epoch) Know
 		t.Fatal(err)
 	}
 	defer done(c)
-	r, err := read(c, ruleset.Prefix("eth0"))
+	r, err := read(c.Conn, ruleset.Prefix("eth0"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	dev := device{index: index, name: "eth0"}
-	if _, err := commit(c, dev, r, tables(Known{Rules: rs, Epoch: epoch}, "eth0"), false); err != nil {
+	if _, err := commit(c.Conn, dev, r, tables(Known{Rules: rs, Epoch: epoch}, "eth0"), false); err != nil {
 		t.Fatal(err)
 	}
 	g, err := Generation(netns)

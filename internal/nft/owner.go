@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/internal/ruleset"
@@ -26,9 +24,8 @@ var ErrNotOurs = errors.New("the tables belong to another process")
 // An Owner owns podwall's tables in one namespace, which it keeps from going
 // away. Its methods may be called from any goroutine.
 type Owner struct {
-	mu     sync.Mutex     // a Conn serves one at a time
-	conn   *nftables.Conn // nil once an answer did not come: what comes late would be taken for the next
-	socket *netlink.Conn
+	mu   sync.Mutex // a conn serves one at a time
+	conn *conn      // nil once an answer did not come: what comes late would be taken for the next
 }
 
 // Own takes over podwall's tables in a namespace, as far as they were made for
@@ -38,23 +35,24 @@ type Owner struct {
 // Taking over is a transaction. Own returns the generation after it, if the one
 // before was the given one, else 0: the rules may have changed.
 func Own(netns int, generation uint32) (*Owner, uint32, error) {
-	c, socket, err := openLasting(netns)
+	c, err := open(netns)
 	if err != nil {
 		return nil, 0, err
 	}
-	o, next, err := own(c, generation)
-	if o == nil {
-		_ = c.CloseLasting()
-	} else {
-		o.socket = socket
-	}
+	ours, next, err := own(c.Conn, generation)
+	c.rest()
 	if errors.Is(err, unix.EPERM) {
 		err = fmt.Errorf("%w: %w", ErrNotOurs, err)
 	}
-	return o, next, err
+	if !ours {
+		_ = c.CloseLasting()
+		return nil, next, err
+	}
+	return &Owner{conn: c}, next, err
 }
 
-func own(c *nftables.Conn, generation uint32) (*Owner, uint32, error) {
+// own makes c the owner of the tables, if there are any for that.
+func own(c *nftables.Conn, generation uint32) (done bool, next uint32, err error) {
 	var ours []*nftables.Table
 	for _, f := range families {
 		t, err := c.ListTableOfFamily(ruleset.TableName, tableOf(f).Family)
@@ -64,7 +62,7 @@ func own(c *nftables.Conn, generation uint32) (*Owner, uint32, error) {
 		}
 	}
 	if len(ours) == 0 {
-		return nil, generation, nil
+		return false, generation, nil
 	}
 	for _, g := range []uint32{generation, 0} {
 		for _, t := range ours {
@@ -73,14 +71,14 @@ func own(c *nftables.Conn, generation uint32) (*Owner, uint32, error) {
 		err := c.FlushWithGenID(g)
 		switch {
 		case err == nil && g != 0:
-			return &Owner{conn: c}, following(g), nil
+			return true, following(g), nil
 		case err == nil:
-			return &Owner{conn: c}, 0, nil
+			return true, 0, nil
 		case !errors.Is(err, unix.ERESTART):
-			return nil, 0, fmt.Errorf("own the tables: %w", err)
+			return false, 0, fmt.Errorf("own the tables: %w", err)
 		}
 	}
-	return nil, 0, fmt.Errorf("own the tables: %w", unix.ERESTART)
+	return false, 0, fmt.Errorf("own the tables: %w", unix.ERESTART)
 }
 
 // Apply is the function of that name, with the owner's rights.
@@ -90,7 +88,8 @@ func (o *Owner) Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) 
 	if err := o.ready(netns); err != nil {
 		return Known{}, false, fmt.Errorf("apply rules of %s: %w", iface, err)
 	}
-	now, wrote, err := applyBy(o.conn, netns, iface, rs, last)
+	defer o.conn.rest()
+	now, wrote, err := applyBy(o.conn.Conn, netns, iface, rs, last)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		_ = o.conn.CloseLasting() // the tables stay, and are taken over again next time
 		o.conn = nil
@@ -98,20 +97,21 @@ func (o *Owner) Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) 
 	return now, wrote, err
 }
 
-// ready puts off the deadline, or makes up for a connection that was given up.
+// ready gives the next operation its time, or makes up for a connection that was
+// given up.
 func (o *Owner) ready(netns int) error {
 	if o.conn != nil {
-		return o.socket.SetDeadline(time.Now().Add(patience))
+		return o.conn.begin()
 	}
 	again, _, err := Own(netns, 0)
 	switch {
 	case err != nil:
 		return err
 	case again != nil:
-		o.conn, o.socket = again.conn, again.socket
-		return nil
+		o.conn = again.conn
+		return o.conn.begin()
 	}
-	o.conn, o.socket, err = openLasting(netns) // what it makes is its own
+	o.conn, err = open(netns) // what it makes is its own
 	return err
 }
 
