@@ -18,6 +18,7 @@ import (
 
 	"github.com/podwall/podwall/conf/daemonconf"
 	"github.com/podwall/podwall/daemon/adopt"
+	"github.com/podwall/podwall/daemon/events"
 	"github.com/podwall/podwall/daemon/metrics"
 	"github.com/podwall/podwall/daemon/private"
 	"github.com/podwall/podwall/daemon/probe"
@@ -55,6 +56,7 @@ type daemon struct {
 	cluster *kube.Source // the source, if it is one
 	adopter adopt.Finder
 	metrics *metrics.Metrics
+	events  *events.Hub
 	said    string        // about what can't be adopted, to say it once
 	lacking []api.Problem // of the kernel
 }
@@ -72,6 +74,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := d.takeOver(); err != nil {
 		return err
 	}
+	defer d.events.Close()
 	listener, err := server.Listen(d.cfg.Socket)
 	if err != nil {
 		return err
@@ -96,6 +99,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return d.watchAddresses(ctx, addresses) })
 	g.Go(func() error { return d.serve(ctx, listener) })
 	g.Go(func() error { return d.serveMetrics(ctx, scrapes) })
+	g.Go(func() error { return d.events.Run(ctx) })
 	g.Go(func() error { return d.chores(ctx, hup) })
 	g.Go(func() error { return d.announce(ctx) })
 	g.Go(func() error { return d.tell(ctx) })
@@ -135,6 +139,9 @@ func (d *daemon) takeOver() error {
 	d.keeper.Observer = d.metrics
 	d.keeper.SetNodeEgress(d.cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
 	d.keeper.SetProtection(protection(d.cfg))
+	if err := d.openEvents(); err != nil {
+		return err
+	}
 	d.adopter = adopt.Finder{Dir: d.cfg.CNICacheDir, Known: d.keeper.Knows, Tracked: tracked}
 	if err := d.keeper.Refresh(); err != nil {
 		return err
@@ -247,11 +254,13 @@ func (d *daemon) reload() {
 	d.level.Set(cfg.LogLevel)
 	d.keeper.SetNodeEgress(cfg.NodeEgress == daemonconf.NodeEgressByPolicy)
 	d.keeper.SetProtection(protection(cfg))
+	d.keeper.SetLogging(logging(cfg))
 	was := d.cfg
 	was.LogLevel, was.NodeEgress, was.TamperProtection = cfg.LogLevel, cfg.NodeEgress, cfg.TamperProtection
 	was.PodAnnotations, was.SandboxedRuntimes, was.SandboxedPods = cfg.PodAnnotations, cfg.SandboxedRuntimes, cfg.SandboxedPods
+	was.Events, was.EventRate, was.EventBurst = cfg.Events, cfg.EventRate, cfg.EventBurst
 	if !reflect.DeepEqual(was, cfg) {
-		d.log.Warn("configuration read again: only logLevel, nodeEgress, tamperProtection, podAnnotations, sandboxedRuntimes and sandboxedPods change without a restart")
+		d.log.Warn("configuration read again: only logLevel, nodeEgress, tamperProtection, podAnnotations, events, eventRate, eventBurst, sandboxedRuntimes and sandboxedPods change without a restart")
 		return
 	}
 	d.log.Info("configuration read again")
@@ -259,7 +268,7 @@ func (d *daemon) reload() {
 
 func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
 	s := server.Server{
-		Handler:  server.Handler{Keeper: d.keeper, Ready: d.keeper.Synced, Status: d.status},
+		Handler:  server.Handler{Keeper: d.keeper, Ready: d.keeper.Synced, Status: d.status, Events: d.events},
 		Limits:   server.DefaultLimits,
 		Learn:    d.learn(),
 		Log:      d.log,
@@ -297,8 +306,9 @@ func (d *daemon) status() api.Status {
 		Ready: true, Version: version.Version, Node: d.node, StartedAt: d.started,
 		Source:      api.SourceStatus{Kind: kind, Location: location, Synced: !synced.IsZero(), SyncedAt: synced, Objects: objects},
 		Attachments: d.keeper.Counts(),
+		Audited:     d.keeper.Audited(),
 		Store:       d.store.Status(),
-		Problems:    slices.Concat(d.lacking, problems),
+		Problems:    slices.Concat(d.lacking, problems, d.events.Problems()),
 	}
 	d.freshness(&s.Source)
 	if err := d.keeper.Synced(); err != nil {

@@ -57,9 +57,11 @@ func (d *daemon) kernel() reconcile.Kernel {
 	k := reconcile.RealKernel
 	lacks, err := d.probe()
 	k.NoGuard, k.NoOwner = lacks.Guard != "", lacks.Owner != ""
+	k.NoLog = lacks.Log != ""
 	for _, p := range []struct{ what, cause string }{
 		{"no hook at the egress of devices (Linux 5.16): pods with CAP_NET_RAW can send past their rules, from any address", lacks.Guard},
 		{"no tables that one process owns (Linux 6.9): what pods with CAP_NET_ADMIN do to their rules is repaired, not prevented", lacks.Owner},
+		{"packets can't be handed to a process (NFLOG): there are no events, and no audits", lacks.Log},
 		{"not known what it can do; taken to have all that podwall needs", text(err)},
 	} {
 		if p.cause != "" {

@@ -34,6 +34,7 @@ const Hold = "hold-namespace"
 type Lacks struct {
 	Guard string // the hook at the egress of a device
 	Owner string // tables with the flags owner and persist
+	Log   string // handing packets to a process, by NFLOG
 }
 
 // Kernel tries the kernel with the given function, nft.Apply, in the namespace
@@ -52,6 +53,7 @@ func Kernel(open func() (netns *os.File, done func(), err error), apply Apply) (
 		{ruleset.RuleSet{RawSockets: true}, nil}, // what podwall can't do without
 		{ruleset.RuleSet{}, &l.Guard},
 		{ruleset.RuleSet{RawSockets: true, Owned: true}, &l.Owner},
+		{ruleset.RuleSet{RawSockets: true, Log: ruleset.Logging{Drops: true}}, &l.Log},
 	} {
 		_, _, err := apply(int(netns.Fd()), "lo", try.rules, nil)
 		switch {
