@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/podwall/podwall/integration/lab"
+)
+
+const addText = `A pod is added through libcni and the reference bridge plugin, with one more plugin behind it; podwalld knows 10,000 pods and keeps its
+state on a disk. A plugin's share is its own process, from start to end. At once means that all begin in the same instant.`
+
+// A chain is the plugins behind the bridge, and the pod that is added through
+// them.
+type chain struct {
+	name, plugin, pod string
+	entries           []any
+}
+
+// chains are what a pod may be added through.
+func chains(n *lab.Node) []chain {
+	podwall := []any{n.Podwall()}
+	return []chain{
+		{"the bridge alone", "bridge", "bare", nil},
+		{"a no-op plugin", "noop", "bare", []any{map[string]any{"type": "noop"}}},
+		{"the reference firewall plugin", "firewall", "bare", []any{map[string]any{"type": "firewall"}}},
+		{"podwall, 10 peers", "podwall", "ten", podwall},
+		{"podwall, 1,000 peers", "podwall", "thousand", podwall},
+		{"podwall, 10,000 peers", "podwall", "all", podwall},
+	}
+}
+
+// adds compares what a new pod waits for.
+func (b *bench) adds(ctx context.Context) error {
+	n, err := newAddNode(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = n.Close() }() // the machine goes anyway
+	m := &meter{noop: filepath.Join(".cache", "noop"), took: map[string][]time.Duration{}}
+	if m.noop, err = filepath.Abs(m.noop); err != nil {
+		return err
+	}
+	n.Exec = m
+	if err := b.oneByOne(ctx, n, m); err != nil {
+		return err
+	}
+	if err := b.binary(n, m); err != nil || b.short {
+		return err
+	}
+	for _, many := range []int{110, 250} {
+		if err := b.atOnce(ctx, n, many); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newAddNode makes a node whose podwalld knows 10,000 pods and keeps its state
+// on a disk.
+func newAddNode(ctx context.Context) (*lab.Node, error) {
+	disk, err := filepath.Abs(filepath.Join(".cache", "bench-state"))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(disk); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(disk, 0o755); err != nil {
+		return nil, err
+	}
+	n, err := lab.NewNode("add", lab.StateOn(disk))
+	if err != nil {
+		return nil, err
+	}
+	files := peerManifests(10_000)
+	files["policies.yaml"] = strings.Join([]string{
+		oneRule(tenPeers).manifest("ten"), oneRule(thousandPeers).manifest("thousand"), oneRule(allPeers).manifest("all"),
+	}, "---\n")
+	for name, text := range files {
+		if err := n.WriteManifest(name, text); err != nil {
+			return nil, err
+		}
+	}
+	return n, n.Start(ctx, "--cni-cache-dir", filepath.Join(n.Dir, "none"))
+}
+
+// oneByOne adds and deletes a pod through each chain in turn, in changing order.
+func (b *bench) oneByOne(ctx context.Context, n *lab.Node, m *meter) error {
+	rounds := 100
+	if b.short {
+		rounds = 25
+	}
+	all := chains(n)
+	whole, share := map[string][]float64{}, map[string][]float64{}
+	for range rounds {
+		for _, i := range rand.Perm(len(all)) {
+			c := all[i]
+			took, err := addOnce(ctx, n, c)
+			if err != nil {
+				return err
+			}
+			whole[c.name] = append(whole[c.name], ms(took))
+			share[c.name] = append(share[c.name], ms(m.last(c.plugin)))
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	const mine = "podwall, 1,000 peers"
+	for _, t := range []struct {
+		beside string
+		target float64
+	}{{"the reference firewall plugin", 1}, {"a no-op plugin", 2}} {
+		b.add(line{what: "share of ADD: " + mine, beside: t.beside, got: summarize(ratios(share[mine], share[t.beside])), target: atMost(t.target)})
+	}
+	for _, c := range all {
+		b.add(line{what: "ADD, p50: " + c.name, unit: "ms", got: summarize(whole[c.name])})
+		b.add(line{what: "ADD, p99: " + c.name, unit: "ms", got: tail(whole[c.name])})
+		b.add(line{what: "share of ADD, p50: " + c.name, unit: "ms", got: summarize(share[c.name])})
+	}
+	b.curve("add", "What a plugin adds to ADD, by peers of the pod", "peers", "ms",
+		series{"podwall", []point{
+			{10, summarize(share["podwall, 10 peers"]).median}, {1000, summarize(share[mine]).median},
+			{10_000, summarize(share["podwall, 10,000 peers"]).median}}},
+		flat("reference firewall plugin", summarize(share["the reference firewall plugin"]).median, 10, 10_000),
+		flat("no-op plugin", summarize(share["a no-op plugin"]).median, 10, 10_000))
+	return nil
+}
+
+// binary says how large the plugin is.
+func (b *bench) binary(n *lab.Node, m *meter) error {
+	info, err := os.Stat(n.Binary("podwall"))
+	if err != nil {
+		return err
+	}
+	b.add(line{what: "plugin, on disk", unit: "MB", got: exactly(float64(info.Size()) / 1e6), target: atMost(5)})
+	b.add(line{what: "plugin, resident at most", unit: "MB", got: exactly(float64(m.rss) * 1024 / 1e6), target: atMost(15)})
+	return nil
+}
+
+// addOnce adds a pod and deletes it, and returns how long ADD took.
+func addOnce(ctx context.Context, n *lab.Node, c chain) (time.Duration, error) {
+	sb, took, err := c.add(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	return took, c.remove(ctx, n, sb)
+}
+
+func (c chain) add(ctx context.Context, n *lab.Node) (*lab.Sandbox, time.Duration, error) {
+	sb, err := n.NewSandbox("shop", c.pod)
+	if err != nil {
+		return nil, 0, err
+	}
+	start := time.Now()
+	if err := n.Add(ctx, n.Network().WithChain(c.entries...), sb, "eth0"); err != nil {
+		return nil, 0, fmt.Errorf("add pod through %s: %w\n%s", c.name, err, n.LogTail())
+	}
+	return sb, time.Since(start), nil
+}
+
+func (c chain) remove(ctx context.Context, n *lab.Node, sb *lab.Sandbox) error {
+	if err := n.Del(ctx, n.Network().WithChain(c.entries...), sb, "eth0"); err != nil {
+		return fmt.Errorf("delete pod through %s: %w", c.name, err)
+	}
+	return sb.Delete()
+}
+
+// atOnce adds many pods at the same time, through some of the chains.
+func (b *bench) atOnce(ctx context.Context, n *lab.Node, many int) error {
+	for _, c := range chains(n) {
+		if c.name != "a no-op plugin" && c.plugin != "firewall" && c.pod != "thousand" {
+			continue
+		}
+		took := make([]float64, many)
+		pods := make([]*lab.Sandbox, many)
+		errs := make([]error, many)
+		var all sync.WaitGroup
+		start := time.Now()
+		for i := range many {
+			all.Go(func() {
+				var d time.Duration
+				pods[i], d, errs[i] = c.add(ctx, n)
+				took[i] = ms(d)
+			})
+		}
+		all.Wait()
+		last := time.Since(start)
+		for i, sb := range pods {
+			if errs[i] != nil {
+				return errs[i]
+			}
+			if err := c.remove(ctx, n, sb); err != nil {
+				return err
+			}
+		}
+		what := fmt.Sprintf("%d ADDs at once", many)
+		b.add(line{what: what + ", all done: " + c.name, unit: "ms", got: exactly(ms(last))})
+		b.add(line{what: what + ", p50: " + c.name, unit: "ms", got: summarize(took)})
+	}
+	return nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// A meter runs plugins for libcni, and notes how long each one's ADD took and how
+// much memory podwall used.
+type meter struct {
+	version.PluginDecoder
+	noop string // the no-op plugin's path
+
+	mu   sync.Mutex
+	took map[string][]time.Duration // by plugin, in order
+	rss  int64                      // podwall's largest, in KiB
+}
+
+// ExecPlugin runs a plugin.
+func (m *meter) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = bytes.NewReader(stdin), &stdout, &stderr, env
+	start := time.Now()
+	if err := cmd.Run(); err != nil {
+		return nil, &types.Error{Code: types.ErrInternal, Msg: path, Details: stdout.String() + stderr.String()}
+	}
+	if slices.Contains(env, "CNI_COMMAND=ADD") {
+		m.note(filepath.Base(path), time.Since(start), cmd)
+	}
+	return stdout.Bytes(), nil
+}
+
+// FindInPath is libcni's own, and knows the no-op plugin.
+func (m *meter) FindInPath(plugin string, paths []string) (string, error) {
+	if plugin == "noop" {
+		return m.noop, nil
+	}
+	return invoke.FindInPath(plugin, paths)
+}
+
+func (m *meter) note(name string, took time.Duration, cmd *exec.Cmd) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.took[name] = append(m.took[name], took)
+	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok && name == "podwall" {
+		m.rss = max(m.rss, usage.Maxrss)
+	}
+}
+
+// last is how long the plugin's latest ADD took.
+func (m *meter) last(name string) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := m.took[name]
+	return all[len(all)-1]
+}
