@@ -57,7 +57,7 @@ func (w *World) remove(gone *Gone) {
 	}
 	for _, name := range gone.Namespaces {
 		if ns := w.namespaces[name]; ns != nil && ns.declared {
-			ns.declared, ns.terminating = false, false
+			ns.declared, ns.terminating, ns.audit, ns.observe = false, false, NoWish, NoWish
 			w.label(ns, nil)
 			w.leave(ns)
 		}
@@ -66,7 +66,7 @@ func (w *World) remove(gone *Gone) {
 
 func (w *World) setNamespace(n *Namespace) {
 	ns := w.namespace(n.Name)
-	ns.declared, ns.terminating = true, n.Terminating
+	ns.declared, ns.terminating, ns.audit, ns.observe = true, n.Terminating, n.Audit, n.Observe
 	w.label(ns, n.Labels)
 }
 

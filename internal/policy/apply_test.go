@@ -266,6 +266,51 @@ func TestApplyTouchesOnlyWhatItMust(t *testing.T) {
 	}
 }
 
+// What the World keeps in its own form comes out as it went in, whatever fields
+// are added later.
+func TestNothingIsLostInAWorld(t *testing.T) {
+	var s policy.Snapshot
+	fill(t, reflect.ValueOf(&s).Elem())
+	s.Namespaces[0].Labels[policy.NamespaceNameLabel] = s.Namespaces[0].Name
+	w := policy.New(s)
+	ns, _ := w.Namespace(s.Namespaces[0].Name)
+	got := policy.Snapshot{Namespaces: []policy.Namespace{ns}, Pods: slices.Collect(w.Pods()), Nodes: slices.Collect(w.Nodes()),
+		Services: slices.Collect(w.Services()), Slices: s.Slices, Policies: slices.Collect(w.Policies())}
+	if !reflect.DeepEqual(got, s) {
+		t.Errorf("got %+v\nwant %+v", got, s)
+	}
+}
+
+// fill sets every field to something that is not zero.
+func fill(t *testing.T, v reflect.Value) {
+	switch {
+	case v.Type() == reflect.TypeFor[netip.Addr]():
+		v.Set(reflect.ValueOf(netip.MustParseAddr("10.0.0.1")))
+	case v.Type() == reflect.TypeFor[netip.Prefix]():
+		v.Set(reflect.ValueOf(netip.MustParsePrefix("10.0.0.0/8")))
+	case v.Kind() == reflect.Struct:
+		for _, f := range v.Fields() {
+			fill(t, f)
+		}
+	case v.Kind() == reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(t, v.Index(0))
+	case v.Kind() == reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.ValueOf("key"), reflect.ValueOf("value"))
+	case v.Kind() == reflect.String:
+		v.SetString("name")
+	case v.Kind() == reflect.Bool:
+		v.SetBool(true)
+	case v.CanInt():
+		v.SetInt(1)
+	case v.CanUint():
+		v.SetUint(1)
+	default:
+		t.Fatalf("nobody knows how to fill %s", v.Type())
+	}
+}
+
 // compare asks two Worlds the same questions.
 func (h *history) compare(t *testing.T, got, want *policy.World) {
 	t.Helper()

@@ -54,7 +54,7 @@ func (w *World) PodsAt(a netip.Addr) []Pod {
 // Namespace returns a namespace with its labels, if any object names it.
 func (w *World) Namespace(name string) (Namespace, bool) {
 	if ns, ok := w.namespaces[name]; ok {
-		return Namespace{Name: ns.name, Labels: ns.tags.labels(), Terminating: ns.terminating}, true
+		return Namespace{Name: ns.name, Labels: ns.tags.labels(), Terminating: ns.terminating, Audit: ns.audit, Observe: ns.observe}, true
 	}
 	return Namespace{}, false
 }

@@ -30,7 +30,7 @@ func (l *places) add(p *pod) {
 	if p.done {
 		return // its addresses may be another pod's
 	}
-	for _, a := range distinct(p.addrs) {
+	for _, a := range p.plain() {
 		if l.one[a] == nil {
 			l.one[a] = p
 		} else {
@@ -40,7 +40,7 @@ func (l *places) add(p *pod) {
 }
 
 func (l *places) remove(p *pod) {
-	for _, a := range distinct(p.addrs) {
+	for _, a := range p.plain() {
 		rest := slices.DeleteFunc(slices.Collect(l.all(a)), func(q *pod) bool { return q == p })
 		delete(l.one, a)
 		delete(l.more, a)

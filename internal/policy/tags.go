@@ -2,7 +2,6 @@ package policy
 
 import (
 	"encoding/binary"
-	"maps"
 	"slices"
 	"unique"
 )
@@ -14,8 +13,12 @@ type tags struct{ text unique.Handle[string] }
 
 // tagsOf is labels as tags.
 func tagsOf(labels Labels) tags {
-	var b []byte
-	for _, k := range slices.Sorted(maps.Keys(labels)) {
+	keys, b := make([]string, 0, 16), make([]byte, 0, 512) // on the stack
+	for k := range labels {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
 		b = appendText(appendText(b, k), labels[k])
 	}
 	return tags{unique.Make(string(b))}

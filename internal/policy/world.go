@@ -47,8 +47,10 @@ type namespace struct {
 	cell        // its labels
 	name        string
 	tags        tags
-	terminating bool
 	declared    bool // by an object of its own
+	terminating bool
+	audit       Wish
+	observe     Wish
 	services    int
 	pods        map[string]*pod
 	policies    subjects // of those that look into it
