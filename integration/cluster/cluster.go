@@ -32,10 +32,14 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	if err := config.check(); err != nil {
 		return nil, err
 	}
-	tools, err := FindTools()
+	root, err := Repository()
 	if err != nil {
 		return nil, err
 	}
+	if config.Product == "" {
+		config.Product = root
+	}
+	tools := toolsOf(root)
 	if err := tools.sweep(); err != nil {
 		return nil, fmt.Errorf("clean up after a cluster that was killed: %w", err)
 	}

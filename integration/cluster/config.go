@@ -16,7 +16,8 @@ type Config struct {
 	Proxy      string     // kube-proxy's mode: nftables or iptables
 	Containerd Containerd // which runtime the nodes have
 	CNIVersion string     // of the conflist; 1.0.0
-	Podwall    Podwall    // how it comes to the nodes
+	Podwall    Podwall    // how it comes to the nodes; by its manifests
+	Product    string     // the directory with podwall's bin and install; the repository
 }
 
 // A Family is one of the families of addresses that a cluster has, in

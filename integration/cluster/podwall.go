@@ -28,16 +28,12 @@ func (c *Cluster) installPodwall(ctx context.Context) error {
 // InstallPodwall gives the nodes the image that make image made and applies the
 // manifests, as people do. It returns when the DaemonSet is ready on every node.
 func (c *Cluster) InstallPodwall(ctx context.Context) error {
-	root, err := Repository()
-	if err != nil {
-		return err
-	}
 	for _, n := range c.Nodes {
-		if err := n.Import(ctx, filepath.Join(root, "bin/podwall-image.tar")); err != nil {
+		if err := n.Import(ctx, c.product("bin/podwall-image.tar")); err != nil {
 			return err
 		}
 	}
-	if _, err := c.Kubectl(ctx, "apply", "-k", c.manifests(root)); err != nil {
+	if _, err := c.Kubectl(ctx, "apply", "-k", c.product(manifests)); err != nil {
 		return err
 	}
 	return c.RolledOut(ctx)
@@ -51,17 +47,14 @@ func (c *Cluster) RolledOut(ctx context.Context) error {
 
 // UninstallPodwall deletes what the manifests made, and waits until it is gone.
 func (c *Cluster) UninstallPodwall(ctx context.Context) error {
-	root, err := Repository()
-	if err != nil {
-		return err
-	}
-	_, err = c.Kubectl(ctx, "delete", "-k", c.manifests(root), "--timeout=120s")
+	_, err := c.Kubectl(ctx, "delete", "-k", c.product(manifests), "--timeout=120s")
 	return err
 }
 
-func (c *Cluster) manifests(root string) string {
-	return filepath.Join(root, "install/manifests/base")
-}
+const manifests = "install/manifests/base"
+
+// product is the path of something that podwall is made of.
+func (c *Cluster) product(name string) string { return filepath.Join(c.Product, name) }
 
 // Enforcing waits until podwall serves on every node.
 func (c *Cluster) Enforcing(ctx context.Context) error {
@@ -78,11 +71,7 @@ func (c *Cluster) Enforcing(ctx context.Context) error {
 
 // Policyctl asks podwalld on the node.
 func (n *Node) Policyctl(ctx context.Context, args ...string) (string, error) {
-	root, err := Repository()
-	if err != nil {
-		return "", err
-	}
-	return n.Exec(ctx, append([]string{filepath.Join(root, "bin/policyctl")}, args...)...)
+	return n.Exec(ctx, append([]string{n.cluster.product("bin/policyctl")}, args...)...)
 }
 
 // Chained says whether podwall is in the conflist that the runtime uses.
@@ -97,12 +86,8 @@ func (c *Cluster) bootPodwall(n *Node) error {
 	if c.Podwall != Direct {
 		return nil
 	}
-	root, err := Repository()
-	if err != nil {
-		return err
-	}
 	to := filepath.Join(n.disk, "/opt/cni/bin/podwall")
-	if err := os.Link(filepath.Join(root, "bin/podwall"), to); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Link(c.product("bin/podwall"), to); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("install podwall: %w", err)
 	}
 	return n.StartDaemon()
@@ -110,11 +95,7 @@ func (c *Cluster) bootPodwall(n *Node) error {
 
 // StartDaemon starts podwalld as a process of the node, under the name podwalld.
 func (n *Node) StartDaemon() error {
-	root, err := Repository()
-	if err != nil {
-		return err
-	}
-	return n.Start("podwalld", filepath.Join(root, "bin/podwalld"), "--kubeconfig="+n.cluster.Kubeconfig(), "--node-name="+n.Name)
+	return n.Start("podwalld", n.cluster.product("bin/podwalld"), "--kubeconfig="+n.cluster.Kubeconfig(), "--node-name="+n.Name)
 }
 
 // taints are those that a node registers with.

@@ -20,8 +20,10 @@ type Tools string
 // FindTools finds the directory from anywhere inside the repository.
 func FindTools() (Tools, error) {
 	root, err := Repository()
-	return Tools(filepath.Join(root, ".cache", "cluster")), err
+	return toolsOf(root), err
 }
+
+func toolsOf(root string) Tools { return Tools(filepath.Join(root, ".cache", "cluster")) }
 
 // Repository is the directory of the repository that the process runs in.
 func Repository() (string, error) {

@@ -7,11 +7,14 @@ import (
 	"github.com/podwall/podwall/integration/cluster"
 )
 
-// installed is how podwall comes to the clusters.
-var installed = flag.String("podwall", string(cluster.Manifests), "how podwall is installed: manifests, direct or absent")
+var (
+	installed = flag.String("podwall", string(cluster.Manifests), "how podwall is installed: manifests, direct or absent")
+	product   = flag.String("product", "", "the `directory` with podwall's bin and install; this repository if empty")
+)
 
+// config is c with podwall in it, as the flags say.
 func config(c cluster.Config) cluster.Config {
-	c.Podwall = cluster.Podwall(*installed)
+	c.Podwall, c.Product = cluster.Podwall(*installed), *product
 	return c
 }
 
