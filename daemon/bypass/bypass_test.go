@@ -41,6 +41,14 @@ func TestFind(t *testing.T) {
 		{"a redirect elsewhere in the namespace", eth0 + tap +
 			"; tc qdisc add dev peer0 ingress; tc filter add dev peer0 parent ffff: " + all + to, ""},
 		{"macvtap", eth0 + "; ip link add link eth0 name mv0 type macvtap", "mv0, a macvtap device upon eth0"},
+		{"macvlan", eth0 + "; ip link add link eth0 name m0 type macvlan", "m0, a macvlan device upon eth0"},
+		{"macvlan from the outside", "ip link add far0 type veth peer name far1; ip link add link far0 name eth0 type macvlan; ip link add m0 type bridge", ""},
+		{"a bridge beside it", eth0 + "; ip link add b0 type bridge; ip link set peer0 master b0", ""},
+		{"a port of a bridge", eth0 + "; ip link add b0 type bridge; ip link set eth0 master b0", "eth0 is a port of b0, a bridge"},
+		{"another device's packets", eth0 + "; tc qdisc add dev peer0 clsact; tc filter add dev peer0 egress " + all +
+			" action mirred egress redirect dev eth0", "packets of peer0"},
+		{"what another device gets", eth0 + "; tc qdisc add dev peer0 ingress; tc filter add dev peer0 parent ffff: " + all +
+			" action mirred egress redirect dev eth0", "packets of peer0"},
 		{"macvtap upon another", eth0 + "; ip link add link peer0 name mv0 type macvtap", ""},
 	}
 	for _, tt := range tests {

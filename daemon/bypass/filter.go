@@ -13,6 +13,7 @@ import (
 const (
 	sizeofTCMsg   = 20
 	ingressParent = 0xfffffff2 // the ingress side of a qdisc of kind ingress or clsact
+	egressParent  = 0xfffffff3 // the egress side of one of kind clsact
 
 	tcaKind, tcaOptions       = 1, 2
 	tcaActKind, tcaActOptions = 1, 2
@@ -26,11 +27,11 @@ const (
 var actions = map[string]uint16{"basic": 3, "bpf": 1, "flower": 3, "fw": 4, "matchall": 2, "u32": 7}
 
 // redirects returns the indexes of the interfaces to which filters redirect what
-// arrives at the interface of the given index.
-func redirects(c *netlink.Conn, index uint32) (map[uint32]bool, error) {
+// arrives at the interface of the given index, or leaves by it.
+func redirects(c *netlink.Conn, index, side uint32) (map[uint32]bool, error) {
 	tcm := make([]byte, sizeofTCMsg)
 	binary.NativeEndian.PutUint32(tcm[4:], index)
-	binary.NativeEndian.PutUint32(tcm[12:], ingressParent)
+	binary.NativeEndian.PutUint32(tcm[12:], side)
 	msgs, err := c.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETTFILTER, Flags: netlink.Request | netlink.Dump},
 		Data:   tcm,
