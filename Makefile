@@ -18,7 +18,7 @@ BINARIES := $(foreach b,$(NAMES),$(if $(wildcard $($(b))/*.go),bin/$(b)))
 TOOLS := nft:nftables ip:iproute2 iptables-nft:iptables conntrack:conntrack ping:iputils-ping /lib/systemd/systemd:systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build image demo test e2e e2e-full reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)
+.PHONY: help setup build image packages demo test e2e e2e-full reproduce sbom vuln bench fuzz lint fmt clean $(BINARIES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ FORCE:
 image: .cache/NOTICES ## write an OCI image for amd64 and arm64, bin/podwall-image.tar
 	@mkdir -p bin
 	@$(PACK) image -o bin/podwall-image.tar -name '$(IMAGE)' $(PACKED)
+
+packages: .cache/NOTICES ## write Debian packages for amd64 and arm64 into bin/
+	@mkdir -p bin
+	@$(PACK) debian -o bin $(PACKED)
 
 demo: setup build ## show the main job on real pods, in seconds
 	@$(GO) build -o .cache/demo ./integration/demo

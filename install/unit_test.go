@@ -1,7 +1,9 @@
 package main
 
 import (
+	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -46,5 +48,40 @@ func TestUnit(t *testing.T) {
 		if !slices.Contains(strings.Fields(unit["CapabilityBoundingSet"]), needed) {
 			t.Errorf("%s is missing", needed)
 		}
+	}
+}
+
+// What the settings of the package name are flags: of directories, of run as of
+// remove, and of the entry, of run.
+func TestSettings(t *testing.T) {
+	text, err := os.ReadFile("pack/debian/podwall.default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs, entry, _ := strings.Cut(string(text), "\nPODWALL_DIRS=")
+	root := program{stdout: io.Discard, stderr: io.Discard, executable: os.Executable, getenv: os.Getenv}.root()
+	for _, tt := range []struct {
+		text     string
+		commands []string
+	}{{dirs, []string{"run", "remove"}}, {entry, []string{"run"}}} {
+		flags := regexp.MustCompile(`--([a-z-]+)`).FindAllStringSubmatch(tt.text, -1)
+		if len(flags) < 3 {
+			t.Errorf("%d flags in\n%s", len(flags), tt.text)
+		}
+		for _, name := range tt.commands {
+			cmd, _, err := root.Find([]string{name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range flags {
+				if cmd.Flag(f[1]) == nil && f[1] != "help" {
+					t.Errorf("%s has no --%s", name, f[1])
+				}
+			}
+		}
+	}
+	unit, err := os.ReadFile("systemd/podwall-install.service")
+	if err != nil || !strings.Contains(string(unit), "podwall-install run $PODWALL_DIRS $PODWALL_ENTRY\n") {
+		t.Errorf("the unit starts something else: %v", err)
 	}
 }

@@ -228,7 +228,7 @@ func TestRefused(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"nothing to do", nil, "want image"},
+		{"nothing to do", nil, "want image or debian"},
 		{"unknown architecture", []string{"image", "-name", "p:v1", "mips=x"}, "mips"},
 		{"no binaries", []string{"image", "-name", "p:v1"}, "no binaries"},
 		{"no tag", []string{"image", "-name", "ghcr.io:443/podwall", amd64}, "-name"},

@@ -1,9 +1,10 @@
 // Command pack puts the built binaries into what nodes install podwall from.
 //
-//	pack image -o FILE -name NAME … amd64=DIR arm64=DIR   an OCI archive with an index of both
+//	pack image  -o FILE -name NAME … amd64=DIR arm64=DIR   an OCI archive with an index of both
+//	pack debian -o DIR … amd64=DIR arm64=DIR               one Debian package for each
 //
-// It needs no Docker and no registry: an image is three JSON documents and a
-// compressed tar file.
+// It needs no Docker, no registry and no dpkg: an image is three JSON documents and
+// a compressed tar file, a package an ar file with two of these.
 //
 // # Contract
 //
@@ -35,12 +36,13 @@ func main() {
 // A job is what the command line says.
 type job struct {
 	kind    string
-	out     string            // the file to write
+	out     string            // the file, or the directory, to write
 	name    string            // of an image
 	version string            // of the binaries
 	date    time.Time         // of everything in the result
 	licence string            // the file with podwall's own
 	notices string            // the file with those of the modules in it
+	units   string            // the directory of systemd's units
 	builds  map[string]string // the directory of the binaries by architecture
 }
 
@@ -50,21 +52,25 @@ func run(args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return j.writeImage(stdout)
+	if j.kind == "image" {
+		return j.writeImage(stdout)
+	}
+	return j.writePackages(stdout)
 }
 
 // parse reads the command line.
 func parse(args []string) (*job, error) {
-	if len(args) == 0 || args[0] != "image" {
-		return nil, errors.New("what to pack: want image")
+	if len(args) == 0 || (args[0] != "image" && args[0] != "debian") {
+		return nil, errors.New("what to pack: want image or debian")
 	}
 	j := &job{kind: args[0], builds: make(map[string]string)}
 	fs := flag.NewFlagSet("pack "+j.kind, flag.ContinueOnError)
-	fs.StringVar(&j.out, "o", "", "the file to write")
+	fs.StringVar(&j.out, "o", "", "the file (image) or directory (debian) to write")
 	fs.StringVar(&j.name, "name", "", "what the image is called: REGISTRY/REPOSITORY:TAG")
 	fs.StringVar(&j.version, "version", "dev", "version of the binaries")
 	date := fs.Int64("date", 0, "seconds since 1970 that all files bear")
 	fs.StringVar(&j.licence, "licence", "LICENSE", "podwall's own licence")
+	fs.StringVar(&j.units, "units", "install/systemd", "the directory of systemd's units")
 	fs.StringVar(&j.notices, "notices", "", "the licences of the modules that are in the binaries")
 	if err := fs.Parse(args[1:]); err != nil {
 		return nil, err

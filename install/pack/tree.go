@@ -42,12 +42,12 @@ func (j *job) common(arch string, place func(name string) string) ([]file, error
 		}
 		files = append(files, file{path: place(name), mode: 0o755, body: body})
 	}
-	for name, from := range map[string]string{"LICENSE": j.licence, "NOTICES": j.notices} {
-		body, err := os.ReadFile(from)
+	for _, text := range []struct{ name, from string }{{"LICENSE", j.licence}, {"NOTICES", j.notices}} {
+		body, err := os.ReadFile(text.from)
 		if err != nil {
 			return nil, fmt.Errorf("read licences: %w", err)
 		}
-		files = append(files, file{path: doc + name, mode: 0o644, body: body})
+		files = append(files, file{path: doc + text.name, mode: 0o644, body: body})
 	}
 	return files, nil
 }
