@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -27,8 +29,16 @@ func (d *daemon) chooseSource() (source.Source, error) {
 		return nil, errors.New("policyDir and kubeconfig are empty, and this is no pod with a service account: " +
 			"name a source of policy with --policy-dir or --kubeconfig")
 	}
+	// After this many seconds without a word the Kubernetes client asks whether the
+	// connection lives, and for how long it waits for an answer. By itself it takes
+	// 45 seconds to find out.
+	for name, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
+		if err := os.Setenv(name, seconds); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
 	d.cluster = &kube.Source{Kubeconfig: d.cfg.Kubeconfig, Log: d.log}
-	return &folded{Source: d.cluster}, nil
+	return d.cluster, nil
 }
 
 // equip gives the source what an earlier run left.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/integration/plane"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/policy"
 	"github.com/podwall/podwall/internal/ruleset"
@@ -102,9 +103,9 @@ func (c *consumer) take(u source.Update) {
 }
 
 // sees waits until the consumer has what is wanted.
-func (c *consumer) sees(p *plane, what string, ok func() bool) {
+func (c *consumer) sees(p *plane.Plane, what string, ok func() bool) {
 	c.t.Helper()
-	p.until(what, func() error {
+	p.Until(what, func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if ok() {
@@ -146,14 +147,14 @@ var (
 )
 
 // own is a source with the rights that install/manifests gives it.
-func (p *plane) own() *Source {
-	return &Source{Kubeconfig: p.kubeconfig("own.kubeconfig", p.url(), ownToken)}
+func own(p *plane.Plane) *Source {
+	return &Source{Kubeconfig: p.Kubeconfig("own.kubeconfig", p.URL(), plane.OwnToken)}
 }
 
 func TestWatch(t *testing.T) {
-	p := newPlane(t)
-	p.apply(shop)
-	c := follow(t, p.own())
+	p := plane.New(t)
+	p.Apply(shop)
+	c := follow(t, own(p))
 	c.sees(p, "the shop is known", func() bool {
 		return c.wholes == 1 && c.unknown == "" && c.pods[webPod].Labels["app"] == "web" && c.policies[webPolicy].Ingress.Applies
 	})
@@ -162,17 +163,17 @@ func TestWatch(t *testing.T) {
 	}
 	t.Log("objects", c.objects)
 
-	p.kubectl("", "label", "-n", "shop", "pod", "web", "tier=front")
+	p.Kubectl("", "label", "-n", "shop", "pod", "web", "tier=front")
 	c.sees(p, "the label is known", func() bool { return c.pods[webPod].Labels["tier"] == "front" })
-	p.apply(strings.ReplaceAll(web, "name: web", "name: agent") + "  hostNetwork: true\n")
+	p.Apply(strings.ReplaceAll(web, "name: web", "name: agent") + "  hostNetwork: true\n")
 	c.sees(p, "a pod in this node's network is known", func() bool { return c.pods[policy.Name{Namespace: "shop", Name: "agent"}].HostNetwork })
-	p.apply(strings.NewReplacer("name: web", "name: far", "node-1", "node-2").Replace(web) + "  hostNetwork: true\n")
-	p.apply(strings.ReplaceAll(web, "name: web", "name: job"))
+	p.Apply(strings.NewReplacer("name: web", "name: far", "node-1", "node-2").Replace(web) + "  hostNetwork: true\n")
+	p.Apply(strings.ReplaceAll(web, "name: web", "name: job"))
 	job := policy.Name{Namespace: "shop", Name: "job"}
 	c.sees(p, "the job's pod is known", func() bool { return c.pods[job].Name == "job" })
-	p.kubectl("", "patch", "-n", "shop", "pod", "job", "--subresource=status", "-p", `{"status":{"phase":"Succeeded","podIP":"10.0.0.9","podIPs":[{"ip":"10.0.0.9"}]}}`)
+	p.Kubectl("", "patch", "-n", "shop", "pod", "job", "--subresource=status", "-p", `{"status":{"phase":"Succeeded","podIP":"10.0.0.9","podIPs":[{"ip":"10.0.0.9"}]}}`)
 	c.sees(p, "a pod that runs no more is gone", func() bool { _, there := c.pods[job]; return !there })
-	p.kubectl("", "delete", "-n", "shop", "networkpolicy", "web")
+	p.Kubectl("", "delete", "-n", "shop", "networkpolicy", "web")
 	c.sees(p, "the policy is gone", func() bool { return len(c.policies) == 0 })
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,31 +187,31 @@ func TestWatch(t *testing.T) {
 
 // Whatever happens to the API server, what follows is differences.
 func TestInterruptions(t *testing.T) {
-	p := newPlane(t)
-	p.apply(shop)
-	c := follow(t, p.own())
+	p := plane.New(t)
+	p.Apply(shop)
+	c := follow(t, own(p))
 	c.sees(p, "the shop is known", func() bool { return c.wholes == 1 && len(c.policies) == 1 && len(c.pods) == 1 })
 	base := func() (int, int) { c.mu.Lock(); defer c.mu.Unlock(); return c.gone, c.wholes }
 	gone, _ := base()
 
-	p.stop(&p.api, syscallKill)
+	p.StopAPI()
 	c.sees(p, "it is said that the API server is away", func() bool { return c.problem("connection refused") })
 	st := c.Status()
 	if st.Lag <= 0 || st.Heard.IsZero() {
 		t.Errorf("while the API server is away the status is %+v", st)
 	}
-	p.startAPI()
-	p.apply(strings.ReplaceAll(web, "name: web", "name: second"))
+	p.StartAPI()
+	p.Apply(strings.ReplaceAll(web, "name: web", "name: second"))
 	c.sees(p, "a pod of after the restart is known, and nothing is wrong", func() bool { return len(c.pods) == 2 && len(c.problems) == 0 })
 
 	// Changes that the watch cannot tell any more: the history is compacted.
-	p.stop(&p.api, syscallKill)
-	p.startAPI()
-	p.kubectl("", "delete", "-n", "shop", "pod", "second", "--force", "--grace-period=0")
-	p.compact()
-	p.stop(&p.api, syscallKill)
-	p.startAPI()
-	p.apply(strings.ReplaceAll(web, "name: web", "name: third"))
+	p.StopAPI()
+	p.StartAPI()
+	p.Kubectl("", "delete", "-n", "shop", "pod", "second", "--force", "--grace-period=0")
+	p.Compact()
+	p.StopAPI()
+	p.StartAPI()
+	p.Apply(strings.ReplaceAll(web, "name: web", "name: third"))
 	c.sees(p, "what happened meanwhile is known", func() bool {
 		_, second := c.pods[policy.Name{Namespace: "shop", Name: "second"}]
 		return len(c.pods) == 2 && !second && len(c.problems) == 0
@@ -225,11 +226,11 @@ func TestInterruptions(t *testing.T) {
 }
 
 func TestRights(t *testing.T) {
-	p := newPlane(t)
-	p.apply(shop)
-	rules := p.kubectl("", "get", "clusterrole", "podwall", "-o", "json")
-	p.kubectl("", "patch", "clusterrole", "podwall", "--type=json", "-p", `[{"op":"replace","path":"/rules","value":[{"apiGroups":[""],"resources":["pods","namespaces","nodes","services"],"verbs":["get","list","watch"]}]}]`)
-	c := follow(t, p.own())
+	p := plane.New(t)
+	p.Apply(shop)
+	rules := p.Kubectl("", "get", "clusterrole", "podwall", "-o", "json")
+	p.Kubectl("", "patch", "clusterrole", "podwall", "--type=json", "-p", `[{"op":"replace","path":"/rules","value":[{"apiGroups":[""],"resources":["pods","namespaces","nodes","services"],"verbs":["get","list","watch"]}]}]`)
+	c := follow(t, own(p))
 	c.sees(p, "what is missing is said by name", func() bool {
 		return c.unknown != "" && c.problem("networkpolicies.networking.k8s.io") && c.problem(`cannot watch resource "networkpolicies"`) && c.problem("endpointslices.discovery.k8s.io")
 	})
@@ -237,12 +238,12 @@ func TestRights(t *testing.T) {
 	if c.wholes > 0 && c.unknown == "" {
 		t.Error("without policies it published a world")
 	}
-	p.kubectl(rules, "replace", "--force", "-f", "-")
+	p.Kubectl(rules, "replace", "--force", "-f", "-")
 	c.sees(p, "with the right the shop is known", func() bool { return c.unknown == "" && len(c.policies) == 1 && len(c.problems) == 0 })
 
-	p.kubectl("", "patch", "clusterrole", "podwall", "--type=json", "-p", `[{"op":"replace","path":"/rules","value":[{"apiGroups":[""],"resources":["pods","namespaces","nodes","services"],"verbs":["get","list","watch"]}]}]`)
-	p.stop(&p.api, syscallKill)
-	p.startAPI()
+	p.Kubectl("", "patch", "clusterrole", "podwall", "--type=json", "-p", `[{"op":"replace","path":"/rules","value":[{"apiGroups":[""],"resources":["pods","namespaces","nodes","services"],"verbs":["get","list","watch"]}]}]`)
+	p.StopAPI()
+	p.StartAPI()
 	c.sees(p, "a right that was taken away is said", func() bool { return c.problem("networkpolicies.networking.k8s.io") })
 	if len(c.policies) != 1 {
 		t.Error("a kind that may not be read any more was forgotten")
@@ -250,29 +251,29 @@ func TestRights(t *testing.T) {
 }
 
 func TestCredentials(t *testing.T) {
-	p := newPlane(t)
-	p.apply(shop)
-	s := &Source{Kubeconfig: p.path("late.kubeconfig")}
+	p := plane.New(t)
+	p.Apply(shop)
+	s := &Source{Kubeconfig: p.Path("late.kubeconfig")}
 	c := follow(t, s)
 	c.sees(p, "a kubeconfig that is not there is said", func() bool { return strings.Contains(c.unknown, "no such file") })
-	p.write("late.kubeconfig", "clusters: [{")
+	p.Write("late.kubeconfig", "clusters: [{")
 	c.sees(p, "one that is none is said", func() bool {
 		return strings.Contains(c.unknown, "late.kubeconfig") && strings.Contains(c.unknown, "yaml")
 	})
-	p.kubeconfig("late.kubeconfig", p.url(), "no-such-token")
+	p.Kubeconfig("late.kubeconfig", p.URL(), "no-such-token")
 	c.sees(p, "a wrong token is said", func() bool { return strings.Contains(c.unknown, "does not accept the credentials of") })
 	t.Log(c.unknown)
-	p.kubeconfig("late.kubeconfig", p.url(), ownToken)
+	p.Kubeconfig("late.kubeconfig", p.URL(), plane.OwnToken)
 	c.sees(p, "with the right one the shop is known", func() bool { return c.unknown == "" && len(c.policies) == 1 && len(c.problems) == 0 })
 }
 
 func TestLearn(t *testing.T) {
-	p := newPlane(t)
-	p.apply(shop)
-	c := follow(t, p.own())
+	p := plane.New(t)
+	p.Apply(shop)
+	c := follow(t, own(p))
 	c.sees(p, "the shop is known", func() bool { return c.wholes == 1 && len(c.pods) == 1 })
 	uid := func(name string) string {
-		return p.kubectl("", "get", "-n", "shop", "pod", name, "-o", "jsonpath={.metadata.uid}")
+		return p.Kubectl("", "get", "-n", "shop", "pod", name, "-o", "jsonpath={.metadata.uid}")
 	}
 	ctx := t.Context()
 	if err := c.Learn(ctx, "shop", "web", uid("web")); err != nil {
@@ -288,8 +289,8 @@ func TestLearn(t *testing.T) {
 	// The same name again: the watch may be behind, and the labels are the new pod's.
 	for i := range 20 {
 		old := uid("web")
-		p.kubectl("", "delete", "-n", "shop", "pod", "web", "--force", "--grace-period=0")
-		p.apply(strings.Replace(web, "app: web", fmt.Sprintf("app: web, turn: n%d", i), 1))
+		p.Kubectl("", "delete", "-n", "shop", "pod", "web", "--force", "--grace-period=0")
+		p.Apply(strings.Replace(web, "app: web", fmt.Sprintf("app: web, turn: n%d", i), 1))
 		id := uid("web")
 		if id == old {
 			t.Fatal("it is the same pod")
@@ -303,7 +304,7 @@ func TestLearn(t *testing.T) {
 		}
 		c.mu.Unlock()
 	}
-	p.apply(`
+	p.Apply(`
 apiVersion: v1
 kind: Pod
 metadata:
@@ -321,33 +322,33 @@ spec:
 
 // A policy that the namespace controller deletes before the pods stays with them.
 func TestTerminatingNamespace(t *testing.T) {
-	p := newPlane(t)
-	p.apply(shop)
-	c := follow(t, p.own())
+	p := plane.New(t)
+	p.Apply(shop)
+	c := follow(t, own(p))
 	c.sees(p, "the shop is known", func() bool { return c.wholes == 1 && len(c.policies) == 1 })
 	// There is no namespace controller here: it stays terminating until finalized.
-	p.kubectl("", "delete", "namespace", "shop", "--wait=false")
-	p.kubectl("", "delete", "-n", "shop", "networkpolicy", "web")
+	p.Kubectl("", "delete", "namespace", "shop", "--wait=false")
+	p.Kubectl("", "delete", "-n", "shop", "networkpolicy", "web")
 	c.sees(p, "the policy is said to stay", func() bool { return c.problem("it stays until the namespace is gone") })
 	if len(c.policies) != 1 {
 		t.Error("the policy is gone")
 	}
-	p.kubectl("", "delete", "-n", "shop", "pod", "web", "--force", "--grace-period=0")
-	p.kubectl(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop"},"spec":{"finalizers":[]}}`, "replace", "--raw", "/api/v1/namespaces/shop/finalize", "-f", "-")
+	p.Kubectl("", "delete", "-n", "shop", "pod", "web", "--force", "--grace-period=0")
+	p.Kubectl(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop"},"spec":{"finalizers":[]}}`, "replace", "--raw", "/api/v1/namespaces/shop/finalize", "-f", "-")
 	c.sees(p, "it goes with the namespace", func() bool { return len(c.policies) == 0 && c.namespaces["shop"].Name == "" })
 }
 
 func TestEvents(t *testing.T) {
-	p := newPlane(t)
-	p.apply(shop)
-	c := follow(t, p.own())
+	p := plane.New(t)
+	p.Apply(shop)
+	c := follow(t, own(p))
 	c.sees(p, "the shop is known", func() bool { return c.wholes == 1 && len(c.policies) == 1 })
 	notices := []Notice{
 		{Kind: "NetworkPolicy", Namespace: "shop", Name: "web", Reason: "NotHonoured", Note: "spec.ingress[0]: " + strings.Repeat("x", 2000)},
 		{Kind: "Pod", Namespace: "shop", Name: "web", UID: c.pods[webPod].UID, Reason: "Unprotected", Note: "its traffic does not pass the rules"},
 		{Kind: "Pod", Namespace: "ghosts", Name: "web", UID: "1", Reason: "Unprotected", Note: "in a namespace that is gone"},
 	}
-	other := p.own()
+	other := own(p)
 	other.Node, other.Log = "node-2", c.Log
 	for range 3 { // again, and by another node, is the same
 		for _, s := range []*Source{c.Source, other} {
@@ -356,11 +357,11 @@ func TestEvents(t *testing.T) {
 			}
 		}
 	}
-	out := p.kubectl("", "get", "events", "-A", "--no-headers")
+	out := p.Kubectl("", "get", "events", "-A", "--no-headers")
 	if n := strings.Count(out, "\n"); n != 2 {
 		t.Errorf("%d events, want one on the policy and one on the pod:\n%s", n, out)
 	}
-	if out := p.kubectl("", "describe", "-n", "shop", "pod", "web"); !strings.Contains(out, "Unprotected") {
+	if out := p.Kubectl("", "describe", "-n", "shop", "pod", "web"); !strings.Contains(out, "Unprotected") {
 		t.Errorf("kubectl describe pod shows no event: %s", out)
 	}
 	for _, e := range c.announcer.events { // half an hour later
@@ -369,7 +370,7 @@ func TestEvents(t *testing.T) {
 	if err := c.Announce(t.Context(), notices); err != nil {
 		t.Fatal(err)
 	}
-	out = p.kubectl("", "get", "-n", "shop", "events.events.k8s.io", "-o", "jsonpath={.items[*].series.count}")
+	out = p.Kubectl("", "get", "-n", "shop", "events.events.k8s.io", "-o", "jsonpath={.items[*].series.count}")
 	if out != "2 2" {
 		t.Errorf("series after a renewal %q, want 2 2", out)
 	}
@@ -380,7 +381,7 @@ func TestEvents(t *testing.T) {
 	if err := c.Announce(t.Context(), many); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(p.kubectl("", "get", "events", "-A", "--no-headers"), "\n"); n > 2+eventBurst {
+	if n := strings.Count(p.Kubectl("", "get", "events", "-A", "--no-headers"), "\n"); n > 2+eventBurst {
 		t.Errorf("%d events at once, want at most %d", n, 2+eventBurst)
 	}
 }

@@ -69,6 +69,15 @@ func (d *dialer) client(gv schema.GroupVersion) (*rest.RESTClient, error) {
 	return c, nil
 }
 
+// close ends the connections that nobody uses any more.
+func (d *dialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.http != nil {
+		d.http.CloseIdleConnections()
+	}
+}
+
 // address is the API server's, as far as it is known.
 func (d *dialer) address() string {
 	d.mu.Lock()

@@ -93,6 +93,7 @@ func (s *Source) Describe() (kind, location string) {
 // and a kubeconfig that can't be read, are Problems and are tried again.
 func (s *Source) Run(ctx context.Context, publish func(source.Update)) error {
 	s.start()
+	defer s.dial.close()
 	s.ledger.restore()
 	ctx = klog.NewContext(ctx, logr.FromSlogHandler(quiet{s.Log.Handler()}))
 	g, ctx := errgroup.WithContext(ctx)
@@ -116,6 +117,9 @@ func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
 // Handle logs r for those who look for details.
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = slog.LevelDebug
+	if !q.Handler.Enabled(ctx, r.Level) {
+		return nil // logr asks for errors without asking first
+	}
 	return q.Handler.Handle(ctx, r)
 }
 

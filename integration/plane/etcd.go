@@ -1,20 +1,15 @@
-//go:build e2e
-
-package kube
+package plane
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"syscall"
 	"time"
 )
 
-const syscallKill = syscall.SIGKILL
-
-// compact makes etcd forget all history, by the JSON face of its API.
-func (p *plane) compact() {
+// Compact makes etcd forget all history, by the JSON face of its API.
+func (p *Plane) Compact() {
 	p.t.Helper()
 	post := func(path string, body any) map[string]any {
 		b, err := json.Marshal(body)
