@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/podwall/podwall/install/confdir"
 	"github.com/podwall/podwall/internal/api"
 )
 
@@ -224,6 +225,27 @@ func TestTaintComesBack(t *testing.T) {
 	log, _ := h.keepIn(c, "/nowhere/s")
 	eventually(t, "tainted", func() bool { return slices.Equal(c.keys(), []string{taintKey}) })
 	eventually(t, "said so", func() bool { return strings.Contains(log.String(), "the node is tainted") })
+}
+
+// Where somebody does not let podwall stay in the network, pods would be lucky or
+// bare: none may come. Whoever chose an open policy has chosen that.
+func TestContestedNetworkIsShut(t *testing.T) {
+	h, at := newHost(t), socket(t)
+	defer daemon(t, at, true)()
+	h.write(h.confs+"/10-flannel.conflist", flannel)
+	h.must(exitDone, "install")
+	for _, tt := range []struct {
+		policy    string
+		contested bool
+		want      verdict
+	}{{"closed", false, open}, {"closed", true, shut}, {"open", true, open}} {
+		n := &node{cniBin: h.cniBin, policy: tt.policy, dir: confdir.Dir{Path: h.confs, Entry: []byte(`{"type": "podwall"}`)}}
+		n.entry.Socket = at
+		n.contested.Store(tt.contested)
+		if got := n.protects(t.Context()); got != tt.want {
+			t.Errorf("%+v: %d", tt, got)
+		}
+	}
 }
 
 // What RBAC lacks is said by name, once.

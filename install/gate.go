@@ -61,7 +61,7 @@ func (g *gate) run(ctx context.Context) error {
 		done, when, wait, said = v, time.Now(), gateRest, ""
 		switch {
 		case changed && v == shut:
-			g.log.Error("the network of this node's pods can't be chained: the node is tainted, so that no pods come")
+			g.log.Error("new pods would have no firewall: the node is tainted, so that none come")
 		case changed:
 			g.log.Info("new pods get their firewall: the node's taint is taken away")
 		}
@@ -80,7 +80,7 @@ func (n *node) protects(ctx context.Context) verdict {
 	stuck := func(f confdir.File) bool { return f.Selected && f.Stuck() }
 	bare := func(f confdir.File) bool { return f.State == confdir.Unprotected }
 	switch {
-	case slices.ContainsFunc(files, stuck) && n.policy == netconf.Closed.String():
+	case (n.contested.Load() || slices.ContainsFunc(files, stuck)) && n.policy == netconf.Closed.String():
 		return shut
 	case slices.ContainsFunc(files, bare), (plan{files: files}).waiting(), !executable(n.binaries()[0].Path):
 		return asItIs

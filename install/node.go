@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -40,6 +41,7 @@ type node struct {
 	dryRun              bool
 	binariesOnly        bool
 	cluster             cluster
+	contested           atomic.Bool         // somebody does not let podwall stay in the networks
 	same                map[binary][2]stamp // binaries that were found equal to their source, and when
 }
 

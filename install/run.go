@@ -20,7 +20,7 @@ func (n *node) runCommand() *cobra.Command {
 		Short: "Install, and again whenever somebody undoes it, until SIGTERM",
 		Long: `run does what install does, waits for networks that are not there yet, and puts
 the plugin back whenever another program changes a network or a binary: at once,
-but not more than once a second. When it is stopped, everything stays in place,
+but not more than once a second, and less often if that does not help. When it is stopped, everything stays in place,
 unless the DaemonSet that it belongs to was deleted.`,
 	}
 	n.entryFlags(cmd)
@@ -45,6 +45,8 @@ func (n *node) keep(ctx context.Context, log *slog.Logger) error {
 		Watch: func() heal.Watch { return heal.Dirs(n.dirs()...) },
 		Pause: time.Second,
 		Log:   log,
+
+		Contested: n.contested.Store,
 	}
 	log.Info("podwall-install keeps podwall in place", "networks", n.dir.Path, "plugins", n.cniBin)
 	after, stop := context.WithCancel(context.WithoutCancel(ctx)) // ends when all is done

@@ -11,8 +11,9 @@
 // was written is looked at once more, under a new watch.
 //
 // However fast another writer undoes the work, a Healer applies changes at most
-// once in Pause, and after errors less and less often. It says which file was
-// undone and how often.
+// once in Pause. It says which file was undone and how often. One who does not give
+// up is not fought without end: a file that is undone again and again is put right
+// less and less often, as is one that can't be written, and Contested tells.
 package heal
 
 import (
@@ -43,22 +44,36 @@ type Healer struct {
 	Watch func() Watch
 	Pause time.Duration // the least time from one Apply to the next
 	Log   *slog.Logger
+	// Contested is told when another writer turns out not to give up, and when there
+	// is none any more. It may be nil.
+	Contested func(bool)
 
-	last   time.Time            // when Apply was called
-	failed int                  // times in a row that Apply failed
-	stuck  []string             // the files of the plan that failed
-	told   string               // the error that was logged last
-	first  map[string]time.Time // when a file was first changed
-	times  map[string]int       // how often a file was changed
+	last   time.Time           // when Apply was called
+	failed int                 // times in a row that Apply failed
+	stuck  []string            // the files of the plan that failed
+	told   string              // the error that was logged last
+	work   map[string]*history // of each file
+	fights bool                // what Contested was told last
 }
 
-// longest is the most that errors add to Pause.
-const longest = 30 * time.Second
+// A history is what became of one file.
+type history struct {
+	first, last time.Time // when it was put right
+	times       int       // how often
+	undone      int       // how often in a row, without a calm in between
+}
+
+const (
+	longest = 30 * time.Second // the most between one Apply and the next
+	quick   = 5                // times in a row that a file is put right without delay
+	calm    = 5 * time.Minute  // after which another writer has given up
+)
 
 // Run works until ctx ends, and leaves everything in place.
 func (h *Healer) Run(ctx context.Context) error {
-	h.first, h.times = map[string]time.Time{}, map[string]int{}
+	h.work = map[string]*history{}
 	for ctx.Err() == nil {
+		h.judge()
 		w := h.Watch()
 		changes, err := h.Plan()
 		h.note("look", err)
@@ -77,17 +92,45 @@ func (h *Healer) Run(ctx context.Context) error {
 	return nil
 }
 
+// judge says whether there is another writer who does not give up.
+func (h *Healer) judge() {
+	fights := false
+	for _, f := range h.work {
+		if time.Since(f.last) > calm {
+			f.undone = 0
+		}
+		fights = fights || f.undone > quick
+	}
+	if fights == h.fights {
+		return
+	}
+	h.fights = fights
+	if fights {
+		h.Log.Error("another program does not let podwall in: it is put back less and less often; have that program write podwall's entry itself, or stop it")
+	}
+	if h.Contested != nil {
+		h.Contested(fights)
+	}
+}
+
 // rest returns how long Apply may not be called yet: longer than Pause only for
-// the plan that failed.
+// the plan that failed, and for files that are undone again and again.
 func (h *Healer) rest(changes []change.Change) time.Duration {
 	if h.last.IsZero() {
 		return 0
 	}
-	least := h.Pause
+	double := 0
 	if slices.Equal(h.stuck, files(changes)) {
-		for range h.failed {
-			least = min(2*least, max(longest, h.Pause))
+		double = h.failed
+	}
+	for _, c := range changes {
+		if f := h.work[c.Path]; f != nil {
+			double = max(double, f.undone-quick)
 		}
+	}
+	least := h.Pause
+	for range double {
+		least = min(2*least, max(longest, h.Pause))
 	}
 	return least - time.Since(h.last)
 }
@@ -130,15 +173,15 @@ func (h *Healer) apply(ctx context.Context, changes []change.Change) {
 // count says that a file was changed, and of one that was changed before that
 // somebody undid it.
 func (h *Healer) count(c change.Change) {
-	n := h.times[c.Path] + 1
-	h.times[c.Path] = n
-	if n == 1 {
-		h.first[c.Path] = h.last
+	f := h.work[c.Path]
+	if f == nil {
+		h.work[c.Path] = &history{first: h.last, last: h.last}
 		h.Log.Info("file is as it should be now", "file", c.Path)
 		return
 	}
+	f.last, f.times, f.undone = h.last, f.times+1, f.undone+1
 	h.Log.Warn("another program changes this file; podwall is in it again", "file", c.Path,
-		"times", n-1, "within", h.last.Sub(h.first[c.Path]).Round(time.Millisecond))
+		"times", f.times, "within", h.last.Sub(f.first).Round(time.Millisecond))
 }
 
 // note logs an error, once however often it comes back.

@@ -28,9 +28,10 @@ type world struct {
 	changed chan struct{} // to the watch that is open
 	open    bool
 	writes  []time.Time
-	own     int   // writes of ours that a watch saw
-	err     error // of Apply
-	more    bool  // another file is wrong too
+	own     int    // writes of ours that a watch saw
+	err     error  // of Apply
+	more    bool   // another file is wrong too
+	told    []bool // about fights
 }
 
 func newWorld(text string) *world { return &world{text: text, changed: make(chan struct{}, 1)} }
@@ -85,6 +86,7 @@ func (w *world) Wait(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-w.changed:
+	case <-time.After(rescan): // as Dirs does
 	}
 }
 
@@ -111,6 +113,19 @@ func (w *world) fail(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.err = err
+}
+
+// contested is told about fights, and contests is what it was told.
+func (w *world) contested(fights bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = append(w.told, fights)
+}
+
+func (w *world) contests() []bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.told)
 }
 
 // now is what the file reads and when it was written.
@@ -142,7 +157,7 @@ func (b *buffer) String() string {
 func start(t *testing.T, w *world) *buffer {
 	t.Helper()
 	log := &buffer{}
-	h := Healer{Plan: w.Plan, Apply: w.Apply, Watch: w.Watch, Pause: time.Second, Log: slog.New(slog.NewTextHandler(log, nil))}
+	h := Healer{Plan: w.Plan, Apply: w.Apply, Watch: w.Watch, Pause: time.Second, Contested: w.contested, Log: slog.New(slog.NewTextHandler(log, nil))}
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
 	g.Go(func() error { return h.Run(ctx) })
@@ -184,33 +199,52 @@ func TestFirstRoundIsAtOnce(t *testing.T) {
 }
 
 // Somebody who rewrites the file a hundred times a second makes us write once a
-// second.
+// second at first, and less and less often when he does not give up.
 func TestFight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld("ours")
 		log := start(t, w)
 		synctest.Wait()
-		for range 1000 {
-			w.write("theirs")
-			synctest.Wait()
-			time.Sleep(10 * time.Millisecond)
+		fight := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				w.write("theirs")
+				synctest.Wait()
+			}
 		}
+		fight(4 * time.Second)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		text, writes := w.now()
-		if text != "ours" {
-			t.Errorf("the fight is over and the file reads %q", text)
+		if text != "ours" || len(writes) < 4 || len(writes) > 6 {
+			t.Errorf("a short fight is over; the file reads %q after %d writes", text, len(writes))
 		}
-		if len(writes) < 10 || len(writes) > 12 {
-			t.Errorf("%d writes in 11 s", len(writes))
+		fight(10 * time.Minute)
+		time.Sleep(longest)
+		synctest.Wait()
+		text, writes = w.now()
+		if text != "ours" || len(writes) < 20 || len(writes) > 40 {
+			t.Errorf("a long fight is over; the file reads %q after %d writes", text, len(writes))
 		}
 		for i := range writes[1:] {
-			if gap := writes[i+1].Sub(writes[i]); gap < time.Second {
+			if gap := writes[i+1].Sub(writes[i]); gap < time.Second || gap > longest+time.Second {
 				t.Errorf("write %d came %v after the one before it", i+1, gap)
 			}
 		}
-		if !strings.Contains(log.String(), fmt.Sprintf("times=%d", len(writes)-1)) {
-			t.Errorf("the log does not say how often:\n%s", log)
+		if !strings.Contains(log.String(), fmt.Sprintf("times=%d", len(writes)-1)) || strings.Count(log.String(), "level=ERROR") != 1 {
+			t.Errorf("the log does not say how often, or not once what to do:\n%s", log)
+		}
+		if got := w.contests(); !slices.Equal(got, []bool{true}) {
+			t.Errorf("told %v", got)
+		}
+		// After a calm the next change is put right at once.
+		time.Sleep(2 * calm)
+		if got := w.contests(); !slices.Equal(got, []bool{true, false}) {
+			t.Errorf("told %v after a calm", got)
+		}
+		w.write("theirs")
+		synctest.Wait()
+		if text, _ := w.now(); text != "ours" {
+			t.Errorf("text %q right after a change in a calm", text)
 		}
 	})
 }
