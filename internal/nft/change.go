@@ -69,7 +69,7 @@ func (c *change) plan() error {
 			c.fresh = append(c.fresh, s)
 			continue
 		}
-		if add, del := diffPrefixes(have.Elements, s.Elements); len(add)+len(del) > 0 {
+		if add, del := diff(have, s); len(add.Elements)+len(del.Elements) > 0 {
 			changed = append(changed, setChange{set: s, add: add, del: del})
 		}
 	}
@@ -134,6 +134,11 @@ func (c *change) do() error {
 			c.queue(func() { c.conn.AddObj(c.counter(name)) })
 		}
 	}
+	for _, b := range c.want.Blocks {
+		if _, ok := c.have.blocks[b.Name]; !ok {
+			c.queue(func() { c.conn.AddChain(c.newChain(b)) })
+		}
+	}
 	for _, s := range c.fresh {
 		if s.Interval && c.prepared {
 			continue
@@ -145,11 +150,6 @@ func (c *change) do() error {
 	for _, ch := range c.altered {
 		if err := c.alter(ch); err != nil {
 			return err
-		}
-	}
-	for _, b := range c.want.Blocks {
-		if _, ok := c.have.blocks[b.Name]; !ok {
-			c.queue(func() { c.conn.AddChain(c.newChain(b)) })
 		}
 	}
 	for _, b := range c.want.Blocks {
@@ -180,11 +180,6 @@ func (c *change) remove(want held) {
 			c.queue(func() { c.conn.FlushChain(c.chain(name)) })
 		}
 	}
-	for name := range c.have.blocks {
-		if gone(name) {
-			c.queue(func() { c.conn.DelChain(c.chain(name)) })
-		}
-	}
 	for name := range c.have.sets {
 		if _, ok := want.sets[name]; !ok {
 			c.queue(func() { c.conn.DelSet(&nftables.Set{Table: c.table, Name: c.editions.name(name)}) })
@@ -194,6 +189,11 @@ func (c *change) remove(want held) {
 		c.queue(func() { c.conn.DelSet(&nftables.Set{Table: c.table, Name: name}) })
 	}
 	c.editions.old = nil
+	for name := range c.have.blocks { // no map leads there any more
+		if gone(name) {
+			c.queue(func() { c.conn.DelChain(c.chain(name)) })
+		}
+	}
 	for name := range c.have.counters {
 		if !want.counters[name] {
 			c.queue(func() { c.conn.DeleteObject(c.counter(name)) })
@@ -227,12 +227,15 @@ func (c *change) kernelSet(s ruleset.Set) *nftables.Set {
 	if s.V6 {
 		k.KeyType = nftables.TypeIP6Addr
 	}
+	if s.Targets != nil {
+		k.IsMap, k.DataType = true, nftables.TypeVerdict
+	}
 	return k
 }
 
 func (c *change) addSet(s ruleset.Set) error {
 	c.n++
-	if err := c.conn.AddSet(c.kernelSet(s), elements(s.Interval, s.Elements)); err != nil {
+	if err := c.conn.AddSet(c.kernelSet(s), elements(s)); err != nil {
 		return fmt.Errorf("set %s: %w", s.Name, err)
 	}
 	return nil
@@ -243,10 +246,10 @@ func (c *change) addSet(s ruleset.Set) error {
 func (c *change) alter(ch setChange) error {
 	c.n++
 	s := c.kernelSet(ch.set)
-	if err := c.conn.SetDeleteElements(s, elements(ch.set.Interval, ch.del)); err != nil {
+	if err := c.conn.SetDeleteElements(s, elements(ch.del)); err != nil {
 		return fmt.Errorf("set %s: %w", ch.set.Name, err)
 	}
-	if err := c.conn.SetAddElements(s, elements(ch.set.Interval, ch.add)); err != nil {
+	if err := c.conn.SetAddElements(s, elements(ch.add)); err != nil {
 		return fmt.Errorf("set %s: %w", ch.set.Name, err)
 	}
 	return nil
@@ -254,14 +257,17 @@ func (c *change) alter(ch setChange) error {
 
 // elements writes prefixes as the kernel's set elements: in an interval set a
 // prefix is its first address and, marked as an end, the one after its last.
-func elements(interval bool, ps []netip.Prefix) []nftables.SetElement {
-	elems := make([]nftables.SetElement, 0, len(ps))
-	for _, p := range ps {
+func elements(s ruleset.Set) []nftables.SetElement {
+	elems := make([]nftables.SetElement, 0, len(s.Elements))
+	for i, p := range s.Elements {
 		first := nftables.SetElement{Key: p.Addr().AsSlice()}
 		end, ok := after(p)
-		first.IntervalOpen = interval && !ok
+		first.IntervalOpen = s.Interval && !ok
+		if s.Targets != nil {
+			first.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: s.Targets[i]}
+		}
 		elems = append(elems, first)
-		if interval && ok {
+		if s.Interval && ok {
 			elems = append(elems, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
 		}
 	}
@@ -329,6 +335,9 @@ func refers(b ruleset.Block, sets map[string]bool) bool {
 			if sets[cond.Set] {
 				return true
 			}
+		}
+		if l.Verdict.Kind == ruleset.VerdictMap && sets[l.Verdict.Target] {
+			return true
 		}
 	}
 	return false

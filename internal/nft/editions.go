@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/google/nftables"
@@ -61,13 +60,14 @@ func (e *editions) renew(base string) {
 // A setChange is how the elements of a set differ.
 type setChange struct {
 	set      ruleset.Set
-	add, del []netip.Prefix
+	add, del ruleset.Set // only their elements count
 }
 
 // inPlace reports whether the elements of the changed sets may change under a
 // packet that is being judged. sameRules says that the rules on sets stay.
 //
-//   - One set: a packet finds it before or after, and everything else as it was.
+//   - One set, or map: a packet finds it before or after, and everything else as
+//     it was, the blocks that a map leads to among it.
 //     An interval set must not gain and lose at once, since the kernel forgets
 //     what it lost a moment before it finds what it gained.
 //   - Accepting sets that only gain, or only lose, elements: what both rule sets
@@ -81,12 +81,12 @@ func inPlace(changed []setChange, sameRules bool) bool {
 	}
 	var gain, lose bool
 	for _, c := range changed {
-		replaces := c.set.Interval && len(c.add) > 0 && len(c.del) > 0
+		replaces := c.set.Interval && len(c.add.Elements) > 0 && len(c.del.Elements) > 0
 		if replaces || (c.set.Denies && len(changed) > 1) {
 			return false
 		}
-		gain = gain || len(c.add) > 0
-		lose = lose || len(c.del) > 0
+		gain = gain || len(c.add.Elements) > 0
+		lose = lose || len(c.del.Elements) > 0
 	}
 	return len(changed) <= 1 || !(gain && lose)
 }

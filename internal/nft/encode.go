@@ -43,6 +43,10 @@ func (d device) line(l ruleset.Line, inKernel func(string) string) []expr.Any {
 	if l.Counter != "" {
 		e = append(e, &expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: l.Counter})
 	}
+	if l.Verdict.Kind == ruleset.VerdictMap { // ct original ip saddr vmap @map
+		return append(e, tuple(l.Verdict.Key),
+			&expr.Lookup{SourceRegister: 1, SetName: inKernel(l.Verdict.Target), IsDestRegSet: true})
+	}
 	if l.Log != "" { // log prefix Log group LogGroup
 		e = append(e, &expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: ruleset.LogGroup, Data: []byte(l.Log)})
 	}

@@ -83,7 +83,7 @@ func (h held) fits(want held) bool {
 		return false
 	}
 	for name, s := range h.sets {
-		if w, ok := want.sets[name]; ok && (w.V6 != s.V6 || w.Interval != s.Interval) {
+		if w, ok := want.sets[name]; ok && !alike(s, w) {
 			return false
 		}
 	}
@@ -103,8 +103,11 @@ func (h held) fits(want held) bool {
 // equal reports whether h is what it should be.
 func (h held) equal(want held) bool {
 	sameSet := func(a, b ruleset.Set) bool {
-		add, del := diffPrefixes(a.Elements, b.Elements)
-		return a.V6 == b.V6 && a.Interval == b.Interval && len(add)+len(del) == 0
+		if !alike(a, b) {
+			return false
+		}
+		add, del := diff(a, b)
+		return len(add.Elements)+len(del.Elements) == 0
 	}
 	return !h.twins && !h.dormant && maps.Equal(h.counters, want.counters) &&
 		maps.Equal(h.limits, want.limits) && maps.EqualFunc(h.sets, want.sets, sameSet) &&
@@ -149,12 +152,12 @@ func (h held) differences(want held) []string {
 	}
 	for _, name := range both(h.sets, want.sets) {
 		a, b := h.sets[name], want.sets[name]
-		if a.V6 != b.V6 || a.Interval != b.Interval {
+		if !alike(a, b) {
 			say("set %s: of another type", name)
 			continue
 		}
-		if add, del := diffPrefixes(a.Elements, b.Elements); len(add)+len(del) > 0 {
-			say("set %s: %d elements missing, %d too many", name, len(add), len(del))
+		if add, del := diff(a, b); len(add.Elements)+len(del.Elements) > 0 {
+			say("set %s: %d elements missing, %d too many", name, len(add.Elements), len(del.Elements))
 		}
 	}
 	for _, name := range both(h.blocks, want.blocks) {
@@ -210,21 +213,59 @@ func both[V any](a, b map[string]V) []string {
 	return names
 }
 
-// diffPrefixes returns what turns have into want. Both are canonical, so one
-// walk along the two is enough; the same slice is not walked.
-func diffPrefixes(have, want []netip.Prefix) (add, del []netip.Prefix) {
-	if len(have) == len(want) && (len(have) == 0 || &have[0] == &want[0]) {
-		return nil, nil
+// alike reports whether two sets are of one type, so that one can become the
+// other element by element.
+func alike(a, b ruleset.Set) bool {
+	return a.V6 == b.V6 && a.Interval == b.Interval && (a.Targets == nil) == (b.Targets == nil)
+}
+
+// diff returns what turns have into want. The elements of both are canonical, so
+// one walk along the two is enough; the same slices are not walked. An element of
+// a map that leads elsewhere is in both results.
+func diff(have, want ruleset.Set) (add, del ruleset.Set) {
+	add.Interval, del.Interval = want.Interval, want.Interval
+	if want.Targets == nil && sameSlice(have.Elements, want.Elements) {
+		return add, del
 	}
-	for len(have) > 0 && len(want) > 0 {
-		switch c := ruleset.ComparePrefix(have[0], want[0]); {
+	i, j := 0, 0
+	for i < len(have.Elements) || j < len(want.Elements) {
+		switch c := compareAt(have, i, want, j); {
 		case c < 0:
-			del, have = append(del, have[0]), have[1:]
+			take(&del, have, i)
+			i++
 		case c > 0:
-			add, want = append(add, want[0]), want[1:]
+			take(&add, want, j)
+			j++
 		default:
-			have, want = have[1:], want[1:]
+			if want.Targets != nil && have.Targets[i] != want.Targets[j] {
+				take(&del, have, i)
+				take(&add, want, j)
+			}
+			i, j = i+1, j+1
 		}
 	}
-	return append(add, want...), append(del, have...)
+	return add, del
+}
+
+// compareAt orders element i of a and element j of b; the end comes last.
+func compareAt(a ruleset.Set, i int, b ruleset.Set, j int) int {
+	switch {
+	case i == len(a.Elements):
+		return 1
+	case j == len(b.Elements):
+		return -1
+	}
+	return ruleset.ComparePrefix(a.Elements[i], b.Elements[j])
+}
+
+// take adds element i of from to s.
+func take(s *ruleset.Set, from ruleset.Set, i int) {
+	s.Elements = append(s.Elements, from.Elements[i])
+	if from.Targets != nil {
+		s.Targets = append(s.Targets, from.Targets[i])
+	}
+}
+
+func sameSlice(a, b []netip.Prefix) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

@@ -91,9 +91,10 @@ var samples = map[string]ruleset.RuleSet{
 		Addresses: both, Audit: true, Log: ruleset.Logging{Drops: true, Rate: 1, Burst: 1},
 		Ingress: isolated(rule("api", ruleset.Accept, peers("10.0.0.3"), tcp(80)...)), Egress: open,
 	},
-	"an adopted pod":       {Addresses: both, Adopted: ruleset.AdoptedNow, Ingress: isolated(rule("api", ruleset.Accept, peers("10.0.0.3"), tcp(80)...)), Egress: open},
-	"many ports":           {Addresses: both, Ingress: isolated(manyRules(40)...), Egress: isolated(manyRules(20)...)},
-	"ports up to the last": {Ingress: isolated(append(manyRules(20), rule("top", ruleset.Accept, ruleset.Everyone, ruleset.Ports{Proto: ruleset.TCP, First: 60000, Last: 65535}))...)},
+	"an adopted pod":          {Addresses: both, Adopted: ruleset.AdoptedNow, Ingress: isolated(rule("api", ruleset.Accept, peers("10.0.0.3"), tcp(80)...)), Egress: open},
+	"many ports":              {Addresses: both, Ingress: isolated(manyRules(40)...), Egress: isolated(manyRules(20)...)},
+	"many rules for one port": {Addresses: both, Ingress: isolated(crowd(30)...), Egress: isolated(crowd(14)...), Adopted: ruleset.AdoptedTCP},
+	"ports up to the last":    {Ingress: isolated(append(manyRules(20), rule("top", ruleset.Accept, ruleset.Everyone, ruleset.Ports{Proto: ruleset.TCP, First: 60000, Last: 65535}))...)},
 }
 
 func manyRules(n int) []ruleset.Rule {
@@ -101,6 +102,20 @@ func manyRules(n int) []ruleset.Rule {
 	for i := range n {
 		rules = append(rules, rule(fmt.Sprintf("p%d", i), ruleset.Accept, peers(fmt.Sprintf("10.3.0.%d", i)),
 			ruleset.Ports{Proto: ruleset.TCP, First: uint16(1000 + 3*i), Last: uint16(1004 + 3*i)}))
+	}
+	return rules
+}
+
+// crowd is n rules for one port, each with peers of its own and one that all
+// share; some have blocks.
+func crowd(n int) []ruleset.Rule {
+	var rules []ruleset.Rule
+	for i := range n {
+		from := peers(fmt.Sprintf("10.4.0.%d", i), fmt.Sprintf("fd00:4::%x", i+1), "10.4.1.1")
+		if i%10 == 9 {
+			from = peers(fmt.Sprintf("10.4.%d.0/24", i))
+		}
+		rules = append(rules, rule(fmt.Sprintf("c%d", i), ruleset.Accept, from, tcp(80)...))
 	}
 	return rules
 }
@@ -177,6 +192,9 @@ func randomRuleSet(rng *rand.Rand) ruleset.RuleSet {
 	chain := func() ruleset.Chain {
 		if rng.IntN(4) == 0 {
 			return open
+		}
+		if rng.IntN(3) == 0 {
+			return isolated(crowd(10 + rng.IntN(10))[rng.IntN(4):]...)
 		}
 		var rules []ruleset.Rule
 		for i := range rng.IntN(25) {

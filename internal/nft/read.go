@@ -204,6 +204,9 @@ func (r *reading) sets(c *nftables.Conn, f ruleset.Family, prefix string) error 
 		}
 		r.held[f].sets[name] = ruleset.Set{Name: name, V6: s.KeyType.Name == nftables.TypeIP6Addr.Name,
 			Interval: s.Interval, Elements: prefixes(s.Interval, elems)}
+		if s.IsMap {
+			r.held[f].sets[name] = mapOf(r.held[f].sets[name], elems)
+		}
 	}
 	return nil
 }

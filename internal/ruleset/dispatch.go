@@ -26,15 +26,21 @@ const (
 //		meta l4proto tcp ct original proto-dst 80-443 jump eth0/ingress/policy.0/tcp/80-443
 //
 // The tree is made of rules, not of a verdict map: rules change in one instant
-// for a packet that is being judged, a map's elements change under it.
+// for a packet that is being judged, a map's elements change under it. Where many
+// rules are for one port, a map tells them apart by their peers all the same (see
+// classify): such maps are changed with the care that sets need.
 func (w *walk) run(name string, lines []ruleLine) {
 	if len(lines) > walked {
 		for _, p := range []Proto{TCP, UDP, SCTP} {
 			lines = w.dispatch(name, p, lines)
 		}
 	}
-	for _, l := range lines {
-		w.line(l.plain(w.side.port))
+	plain := make([]Line, len(lines))
+	for i, l := range lines {
+		plain[i] = l.plain(w.side.port)
+	}
+	for _, l := range w.classify(w.name(w.side.block(), name), plain) {
+		w.line(l)
 	}
 }
 
@@ -79,7 +85,9 @@ func (w *walk) branch(proto Proto, root, name string, segments []segment) {
 		first, last := group[0].first, group[len(group)-1].last
 		child := root + "/" + rangeText(uint32(first), uint32(last))
 		if len(group) == 1 {
-			w.ports = append(w.ports, Block{Name: child, Lines: group[0].lines})
+			at := len(w.ports)
+			w.ports = append(w.ports, Block{Name: child})
+			w.ports[at].Lines = w.classify(child, group[0].lines)
 		} else {
 			w.branch(proto, root, child, group)
 		}

@@ -89,6 +89,12 @@ func (k *kernel) walk(name string, p packet, depth int) ruleset.VerdictKind {
 		case ruleset.VerdictContinue:
 		case ruleset.VerdictGoto:
 			return k.walk(v.Target, p, depth+1)
+		case ruleset.VerdictMap:
+			if block := k.lookUp(v, p); block != "" {
+				if got := k.walk(block, p, depth+1); got != ruleset.VerdictContinue {
+					return got
+				}
+			}
 		case ruleset.VerdictJump:
 			if got := k.walk(v.Target, p, depth+1); got != ruleset.VerdictContinue {
 				return got
@@ -98,6 +104,23 @@ func (k *kernel) walk(name string, p packet, depth int) ruleset.VerdictKind {
 		}
 	}
 	return ruleset.VerdictContinue
+}
+
+// lookUp returns the block that a map leads p to, if any.
+func (k *kernel) lookUp(v ruleset.Verdict, p packet) string {
+	for _, s := range k.table.Sets {
+		if s.Name != v.Target || s.Targets == nil {
+			continue
+		}
+		one := *k // whose set holds one of the map's addresses
+		for i := range s.Elements {
+			one.table.Sets = []ruleset.Set{{Name: s.Name, V6: s.V6, Elements: s.Elements[i : i+1]}}
+			if one.holds(ruleset.Cond{Key: v.Key, Set: s.Name}, p) {
+				return s.Targets[i]
+			}
+		}
+	}
+	return ""
 }
 
 func (p packet) port(key ruleset.Key) uint16 {
@@ -217,10 +240,28 @@ func randomTier(r *rand.Rand, name string, rules int) ruleset.Tier {
 	return t
 }
 
+// crowd is a tier of many rules for one port, each with peers of its own.
+func crowd(r *rand.Rand, name string) ruleset.Tier {
+	t := ruleset.Tier{Name: name, Default: pick(r, []ruleset.Action{ruleset.Drop, ruleset.Pass})}
+	port := pick(r, []ruleset.Ports{ruleset.AnyPort, ruleset.AllPorts(ruleset.TCP), {Proto: ruleset.TCP, First: 80, Last: 80}})
+	for i := range 13 + r.IntN(20) {
+		var ps []netip.Prefix
+		for range 1 + r.IntN(3) {
+			a := netip.MustParseAddr(pick(r, addrs))
+			ps = append(ps, netip.PrefixFrom(a, a.BitLen()))
+		}
+		t.Rules = append(t.Rules, ruleset.Rule{Origin: ruleset.Ref{Kind: "NetworkPolicy", Namespace: "shop", Name: "p"}, Index: i,
+			Action: ruleset.Accept, Matches: []ruleset.Match{{Peers: ruleset.NewPeers(ps), Ports: []ruleset.Ports{port}}}})
+	}
+	return t
+}
+
 func randomChain(r *rand.Rand) ruleset.Chain {
 	c := ruleset.Chain{Default: pick(r, []ruleset.Action{ruleset.Drop, ruleset.Accept, ruleset.Pass})}
 	for _, name := range []string{ruleset.TierNode, ruleset.TierAdmin, ruleset.TierPolicy, ruleset.TierBaseline} {
-		switch r.IntN(4) {
+		switch r.IntN(5) {
+		case 4:
+			c.Tiers = append(c.Tiers, crowd(r, name))
 		case 0:
 			c.Tiers = append(c.Tiers, randomTier(r, name, r.IntN(4)))
 		case 1:

@@ -23,7 +23,8 @@ import (
 // ports and not the packet's, so that a packet in either direction meets the
 // same rules as its flow's first one, whatever NAT happened inside the pod.
 func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
-	l := lowerer{rs: rs, prefix: Prefix(iface), table: Table{Interface: iface, Epoch: epoch}}
+	l := lowerer{rs: rs, prefix: Prefix(iface), table: Table{Interface: iface, Epoch: epoch},
+		sets: map[string]Set{}, maps: map[string]string{}, leaves: map[string]bool{}}
 	l.hooks()
 	for _, s := range []side{arriving, leaving} {
 		l.chain(s)
@@ -36,6 +37,7 @@ func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
 	l.neighbours()
 	l.table.Blocks = append(l.table.Blocks, l.logs...)
 	l.accept()
+	l.tidy()
 	return l.table
 }
 
@@ -70,7 +72,10 @@ type lowerer struct {
 	rs     RuleSet
 	prefix string // of every name; ends in a slash
 	table  Table
-	logs   []Block // that log what is refused
+	logs   []Block           // that log what is refused
+	sets   map[string]Set    // of single addresses and blocks of them, by name
+	maps   map[string]string // names of maps, by the sets they are made of
+	leaves map[string]bool   // rules that have a block of their own, by its name
 }
 
 func (l *lowerer) name(parts ...string) string {
@@ -106,14 +111,19 @@ func (l *lowerer) hooks() {
 // packet are judged by original, replies by reply; where nobody saw the first
 // packet, the other way round comes first and ends in these.
 func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, originalUnseen, replyUnseen side) {
-	lines := append(l.before(h), Line{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"})
+	// The first line is what nearly every packet meets. Another device's packets
+	// may take it, too: they pass either way.
+	accepted := Line{Conds: []Cond{mark(l.table.Epoch.Mark(), epochMask)}, Verdict: accept(), Comment: "accepted in this epoch"}
+	others := Line{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"}
 	neighbours := l.name("neighbours")
+	lines := []Line{accepted, others}
 	if h == Postrouting && !l.rs.RawSockets {
-		lines = append(lines, l.detours()...)
 		neighbours = l.name("neighbours-sent")
+		if detours := l.detours(); len(detours) > 0 {
+			lines = append(append([]Line{others}, detours...), accepted)
+		}
 	}
-	lines = append(lines,
-		Line{Conds: []Cond{mark(l.table.Epoch.Mark(), epochMask)}, Verdict: accept(), Comment: "accepted in this epoch"},
+	lines = append(append(lines, l.before(h)...),
 		Line{Conds: []Cond{is(KeyProto, protoICMPv6)}, Verdict: jumpTo(neighbours)})
 	unseen := func(conds ...Cond) Line {
 		return Line{Conds: conds, Mark: MarkOp{And: ^midstream, Or: midstream}, Verdict: Verdict{Kind: VerdictContinue},

@@ -225,5 +225,6 @@ func (w *walk) set(name string, v6 bool, elems []netip.Prefix) string {
 	if !w.side.unseen {
 		w.table.Sets = append(w.table.Sets, s)
 	}
+	w.sets[s.Name] = s
 	return s.Name
 }

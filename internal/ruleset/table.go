@@ -49,12 +49,14 @@ func Prefix(iface string) string {
 // connections with its epoch.
 const AcceptBlock = "/accept"
 
-// A Set is a named set of addresses of one family.
+// A Set is a named set of addresses of one family or, with Targets, a map from
+// addresses to blocks.
 type Set struct {
 	Name     string
 	V6       bool
 	Interval bool           // holds prefixes; otherwise only single addresses
 	Elements []netip.Prefix // canonical, as Peers has them
+	Targets  []string       // of a map: the block that each of Elements jumps to
 	// Denies says that being in the set may cost a flow its acceptance: it is a
 	// rule's that drops or passes on.
 	Denies bool
@@ -105,7 +107,8 @@ type MarkOp struct{ And, Or uint32 }
 // A Verdict is what a line does with the packet in the end.
 type Verdict struct {
 	Kind   VerdictKind
-	Target string // the block of VerdictGoto and VerdictJump
+	Target string // the block of VerdictGoto and VerdictJump, the map of VerdictMap
+	Key    Key    // what VerdictMap looks up
 }
 
 // A VerdictKind is the kind of a Verdict. The zero VerdictKind drops.
@@ -117,6 +120,7 @@ const (
 	VerdictGoto
 	VerdictJump
 	VerdictContinue // on to the next line
+	VerdictMap      // what a map says of an address; on to the next line if it says nothing
 )
 
 // A Cond is one condition on a packet or its connection.

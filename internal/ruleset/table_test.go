@@ -39,6 +39,16 @@ func checkTable(t *testing.T, table ruleset.Table) {
 	for _, b := range table.Blocks {
 		declare("block", b.Name)
 	}
+	for _, s := range table.Sets {
+		if s.Targets != nil && len(s.Targets) != len(s.Elements) {
+			t.Fatalf("map %s leads from %d addresses to %d blocks", s.Name, len(s.Elements), len(s.Targets))
+		}
+		for _, block := range s.Targets {
+			if !names["block"][block] {
+				t.Fatalf("map %s: no block %q", s.Name, block)
+			}
+		}
+	}
 	for _, b := range table.Blocks {
 		for _, l := range b.Lines {
 			checkLine(t, b, l, names)
@@ -60,7 +70,7 @@ func checkElements(t *testing.T, s ruleset.Set) {
 
 func checkLine(t *testing.T, b ruleset.Block, l ruleset.Line, names map[string]map[string]bool) {
 	t.Helper()
-	target := map[ruleset.VerdictKind]string{ruleset.VerdictGoto: "block", ruleset.VerdictJump: "block"}
+	target := map[ruleset.VerdictKind]string{ruleset.VerdictGoto: "block", ruleset.VerdictJump: "block", ruleset.VerdictMap: "set"}
 	kind := target[l.Verdict.Kind]
 	switch {
 	case len(l.Comment) >= ruleset.MaxComment, strings.ContainsAny(l.Comment, "\"\n\t\\"):

@@ -74,13 +74,20 @@ func (s Set) text() string {
 	if s.V6 {
 		kind = "ipv6_addr"
 	}
-	fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.Name, kind)
+	if s.Targets == nil {
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype %s\n", s.Name, kind)
+	} else {
+		fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : verdict\n", s.Name, kind)
+	}
 	if s.Interval {
 		b.WriteString("\t\tflags interval\n")
 	}
 	elems := make([]string, len(s.Elements))
 	for i, p := range s.Elements {
 		elems[i] = elementText(p)
+		if s.Targets != nil {
+			elems[i] += " : jump " + s.Targets[i]
+		}
 	}
 	b.WriteString(elementsText(elems))
 	b.WriteString("\t}\n")
@@ -187,6 +194,8 @@ func (v Verdict) text() string {
 		return "goto " + v.Target
 	case VerdictJump:
 		return "jump " + v.Target
+	case VerdictMap:
+		return fmt.Sprintf("%s vmap @%s", keyText[v.Key], v.Target)
 	case VerdictContinue:
 		return ""
 	}
