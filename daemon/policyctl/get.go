@@ -97,7 +97,7 @@ func (c *cli) drawPods(p *page, pods []api.PodSummary) {
 	g := newGrid(head...)
 	for _, pod := range pods {
 		cells := []text{plain(pod.Namespace), bold.in(pod.Name), plain(pod.Interface), plain(addresses(pod.Addresses, ",")),
-			plain(directions(pod.Isolation.Ingress, pod.Isolation.Egress)), plain(fmt.Sprint(pod.Policies)),
+			isolation(pod), plain(fmt.Sprint(pod.Policies)),
 			state(pod.Status.State), plain(ago(pod.Status.AppliedAt, now))}
 		if c.output == wide {
 			cells = append(cells, plain(fmt.Sprint(pod.Status.Epoch)), plain(took(pod.Status.Took)), plain(short(pod.ContainerID, 12)),
@@ -109,6 +109,15 @@ func (c *cli) drawPods(p *page, pods []api.PodSummary) {
 		g.row(cells...)
 	}
 	p.draw(g, "")
+}
+
+// isolation says in which directions a pod is isolated, and whether in earnest.
+func isolation(pod api.PodSummary) text {
+	ds := plain(directions(pod.Isolation.Ingress, pod.Isolation.Egress))
+	if pod.Audit {
+		return append(ds, yellow.in(" (audit)")...)
+	}
+	return ds
 }
 
 func (c *cli) drawPolicies(p *page, policies []api.PolicySummary) {

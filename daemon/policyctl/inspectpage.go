@@ -23,6 +23,7 @@ func (c *cli) drawInspection(p *page, in api.Inspection) {
 		fact{"netns", maybe(in.Netns)},
 		fact{"network", maybe(in.Network)},
 		fact{"isolation", join(" · ", isolated("ingress", in.Isolation.Ingress), isolated("egress", in.Isolation.Egress))},
+		fact{"", auditing(in.Audit)},
 		fact{"applied", applied(in.Status, c.now())},
 		fact{"kernel", kernel(in.Kernel)},
 	)
@@ -42,6 +43,7 @@ func (c *cli) drawInspection(p *page, in api.Inspection) {
 func drawOdd(p *page, drops []api.DropView) {
 	about := map[string][2]string{
 		"untracked": {"Untracked", "  what belongs to no connection is dropped: "},
+		"audited":   {"Audited", "  flows that no policy allows, and that pass: "},
 		"forged":    {"Forged", "  what the pod sent in another's name, or past the IP stack, is dropped: "},
 	}
 	for _, d := range drops {
@@ -50,6 +52,14 @@ func drawOdd(p *page, drops []api.DropView) {
 			p.line(bold.in(words[0]), plain(words[1]), yellow.in(dropped(d)))
 		}
 	}
+}
+
+// auditing says that isolation is not what it seems.
+func auditing(yes bool) text {
+	if !yes {
+		return nil
+	}
+	return yellow.in("audit: NetworkPolicies are not enforced; what they would drop passes, and is shown by policyctl monitor")
 }
 
 func maybe(s string) text {

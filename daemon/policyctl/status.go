@@ -90,7 +90,7 @@ func (c *cli) drawStatus(p *page, st api.Status) {
 		fact{"source", drawSource(st.Source, now)},
 		fact{"", drawFreshness(st.Source, now)},
 		fact{"objects", drawObjects(st.Source.Objects)},
-		fact{"attachments", drawStates(st.Attachments)},
+		fact{"attachments", join(" · ", drawStates(st.Attachments), drawAudited(st.Audited))},
 		fact{"store", join(" · ", plain(st.Store.Path), plain(octets(uint64(max(0, st.Store.Bytes)))))},
 		fact{"", noteOf(st.Store.Note)},
 		fact{"problems", drawCount(len(st.Problems))},
@@ -150,6 +150,14 @@ func drawObjects(objects map[string]int) text {
 		parts = append(parts, plainf("%s %s", count(uint64(objects[kind])), kind))
 	}
 	return join(" · ", parts...)
+}
+
+// drawAudited says how many attachments' policies are not enforced.
+func drawAudited(n int) text {
+	if n == 0 {
+		return nil
+	}
+	return yellow.in(count(uint64(n)) + " audited: their NetworkPolicies are not enforced")
 }
 
 // drawStates lists the attachments by state, from good to bad.
