@@ -34,8 +34,8 @@ func rulesOf(iface string, rs ruleset.RuleSet, counts map[string]nft.Count) ([]a
 		"forged":    {ruleset.ForgedCounter(iface), ruleset.GuardCounter(iface)},
 		"audited":   {ruleset.AuditCounter(iface, ruleset.Ingress), ruleset.AuditCounter(iface, ruleset.Egress)},
 	} {
-		if what == "audited" && !rs.Audit {
-			continue
+		if what == "audited" && !rs.Audit || what == "untracked" && rs.Enforced(ruleset.Ingress).Open() && rs.Enforced(ruleset.Egress).Open() {
+			continue // there nothing is, or all of that passes
 		}
 		v := api.DropView{Direction: what}
 		for _, name := range names {
