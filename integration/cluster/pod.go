@@ -129,7 +129,7 @@ func (c *Cluster) PodLog(ctx context.Context, p Pod) (string, error) {
 func (c *Cluster) Dial(ctx context.Context, from Pod, network string, to netip.AddrPort) (server string, seen netip.Addr, err error) {
 	out, err := c.ExecPod(ctx, from, "/probe", "dial", network+"/"+to.String())
 	if err != nil {
-		for _, how := range []string{"timeout", "refused"} {
+		for _, how := range []string{"timeout", "refused", "denied"} {
 			if strings.Contains(err.Error(), "\n"+how) || strings.Contains(err.Error(), ": "+how) {
 				return "", netip.Addr{}, &Silence{How: how}
 			}
@@ -145,7 +145,7 @@ func (c *Cluster) Dial(ctx context.Context, from Pod, network string, to netip.A
 }
 
 // A Silence is that nobody answered.
-type Silence struct{ How string } // timeout or refused
+type Silence struct{ How string } // timeout, refused or denied
 
 func (s *Silence) Error() string { return s.How }
 

@@ -13,7 +13,7 @@
 // A server prints a line for each TCP connection and each datagram that reached
 // it: the protocol, the sender and, of a datagram, what it said. What is not in
 // its log did not arrive. dial ends with status 0 after an answer, and otherwise
-// says timeout, refused or what else happened and ends with status 1.
+// says timeout, refused, denied (by the sender's own kernel) or what else happened and ends with status 1.
 package main
 
 import (
@@ -77,6 +77,8 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
+		return "denied"
 	case errors.As(err, &n) && n.Timeout():
 		return "timeout"
 	}
