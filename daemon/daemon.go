@@ -92,7 +92,7 @@ func (d *daemon) run(ctx context.Context) error {
 	d.log.Info("podwalld starts", "version", version.Version, "node", d.node, "socket", d.cfg.Socket)
 	// These are all the goroutines that last.
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.source.Run(ctx, d.keeper.SetWorld) })
+	g.Go(func() error { return d.source.Run(ctx, d.keeper.Update) })
 	g.Go(func() error { return d.keeper.Run(ctx) })
 	g.Go(func() error { return d.listen(ctx) })
 	g.Go(func() error { return d.keeper.Watch(ctx, sweepEvery) })

@@ -83,7 +83,7 @@ func (k *Keeper) admit(ad *Adding) (old *attachment, owner *leaving, err error) 
 		old.forget()
 		ad.a.stored = old.stored
 	}
-	k.attachments[key] = ad.a
+	k.attach(ad.a)
 	k.changed()
 	ad.Rules, ad.version = k.compile(ad.a), k.version
 	return old, k.disown(ad.a.record.NetnsID), nil
@@ -217,7 +217,7 @@ func (k *Keeper) Adopt(r store.Record) bool {
 	if k.attachments[r.Key] != nil || k.occupant(r) != nil {
 		return false
 	}
-	k.attachments[r.Key] = &attachment{record: r, status: pending(r, "adopted; its rules are being installed")}
+	k.attach(&attachment{record: r, status: pending(r, "adopted; its rules are being installed")})
 	k.changed()
 	return true
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/netnstest"
@@ -417,7 +416,7 @@ func TestChangeDuringFinishIsNotMissed(t *testing.T) {
 		b.kernel.after = nil
 		front := fe
 		front.Addresses = []netip.Addr{netip.MustParseAddr("10.9.0.3")}
-		b.SetWorld(source.World{Snapshot: shop(front)})
+		b.Update(everything(shop(front)))
 		<-b.kick
 		b.round(t.Context())
 		return nil

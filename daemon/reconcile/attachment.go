@@ -13,6 +13,7 @@ import (
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/nft"
+	"github.com/podwall/podwall/internal/policy"
 )
 
 // An attachment is one interface that the Keeper keeps.
@@ -27,6 +28,7 @@ type attachment struct {
 	suspect  string // who may have, if that was heard
 	listens  bool   // changes in the namespace are heard, by the id space
 	space    int32
+	firewall *policy.Firewall // that its rule set was last taken from
 	known    *nft.Known
 	notice   notice       // what the rules, where they stand, do not keep
 	said     string       // of the notice, in the log

@@ -1,6 +1,6 @@
 // Package reconcile keeps the firewalls of a node's attachments what policy says.
 //
-//	 source ──SetWorld──▶ ┌────────┐ ──compile──▶ rule set ──nft.Apply──▶ kernel
+//	 source ──Update────▶ ┌────────┐ ──compile──▶ rule set ──nft.Apply──▶ kernel
 //	 plugin ──Add, Del──▶ │ Keeper │
 //	kernel ◀──sweep────── └────────┘ ──records──▶ store
 //

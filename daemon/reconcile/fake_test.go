@@ -206,7 +206,7 @@ func newBench(t testing.TB) *bench {
 	b.Kernel, b.Store, b.Log, b.Node = b.kernel.kernel(), b.store, slog.New(slog.DiscardHandler), "here"
 	b.NodeAddresses = func() ([]netip.Addr, error) { return []netip.Addr{nodeAddr}, nil }
 	b.SetProtection(Protection{Tamper: daemonconf.TamperOff})
-	b.SetWorld(source.World{Snapshot: shop(fe)})
+	b.Update(everything(shop(fe)))
 	return b
 }
 
@@ -317,3 +317,8 @@ func descriptors(t testing.TB, ns *netnstest.NS) int {
 // owning makes every attachment's tables podwalld's own, so that rules which
 // stand are written once more, by their owner.
 func (b *bench) owning() { b.SetProtection(Protection{Tamper: daemonconf.TamperOn}) }
+
+// everything is the Update of a source that knows s and no more.
+func everything(s policy.Snapshot) source.Update {
+	return source.Update{Whole: true, Change: policy.Change{Set: s}}
+}

@@ -56,7 +56,7 @@ func (k *Keeper) Keep(network string, valid []api.Key) error {
 func (k *Keeper) drop(a *attachment) error {
 	k.mu.Lock()
 	if k.attachments[a.record.Key] == a {
-		delete(k.attachments, a.record.Key)
+		k.detach(a)
 		k.changed()
 	}
 	a.forget()

@@ -76,18 +76,20 @@ type Keeper struct {
 	storing    sync.Mutex // held while the store is written; taken before mu
 	refreshing sync.Mutex // held while the node's addresses are read and noted; taken before mu
 
-	mu                 sync.Mutex // guards what follows
-	world              source.World
-	synced             time.Time // of the last World; zero before the first
+	mu                 sync.Mutex    // guards what follows
+	world              *policy.World // what the source has said, as this node knows better
+	locals             locals
+	problems           []api.Problem // of the last Update, and what follows
+	objects            map[string]int
+	unknown            string
+	synced             time.Time // of the last Update that was not Unknown; zero before the first
 	attachments        map[api.Key]*attachment
 	owners             map[store.NetnsID]Owner
 	leaving            map[store.NetnsID]*leaving
 	version            uint64        // of everything that rule sets depend on
 	done               uint64        // the version that the last round reached
 	roundDone          chan struct{} // closed, and replaced, at the end of each round
-	compiled           *policy.World // of version compiledAt
-	compiledAt         uint64
-	dirty, taken       time.Time // of the oldest change that no round has taken, and that the present one has
+	dirty, taken       time.Time     // of the oldest change that no round has taken, and that the present one has
 	nodeAddrs          []netip.Addr
 	nodeEgressByPolicy bool
 	protection         Protection
@@ -101,6 +103,8 @@ func New() *Keeper {
 		Observer:    deaf{},
 		Listener:    deaf{},
 		kick:        make(chan struct{}, 1),
+		world:       policy.New(policy.Snapshot{}),
+		locals:      newLocals(),
 		attachments: map[api.Key]*attachment{},
 		owners:      map[store.NetnsID]Owner{},
 		leaving:     map[store.NetnsID]*leaving{},
@@ -123,13 +127,18 @@ func (k *Keeper) wake() {
 	}
 }
 
-// SetWorld makes w the policy to enforce, from the next round on. A World of
-// which nothing is known is not enforced: ADD waits for one that says something.
-func (k *Keeper) SetWorld(w source.World) {
+// Update takes in what the source says, for the next round on. None may be left
+// out. What is Unknown is not enforced: ADD waits for an Update that is not.
+func (k *Keeper) Update(u source.Update) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.world = w
-	if w.Unknown == "" {
+	if u.Whole {
+		u.Gone = k.world.Beyond(u.Set)
+	}
+	k.world.Apply(u.Change)
+	k.learn(u.Change)
+	k.problems, k.objects, k.unknown = u.Problems, u.Objects, u.Unknown
+	if u.Unknown == "" {
 		k.synced = time.Now()
 	}
 	k.changed()
@@ -152,7 +161,7 @@ func (k *Keeper) Restore(records []store.Record) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, r := range records {
-		k.attachments[r.Key] = &attachment{record: r, stored: r, restored: true, status: pending(r, "the daemon has just started")}
+		k.attach(&attachment{record: r, stored: r, restored: true, status: pending(r, "the daemon has just started")})
 	}
 	k.changed()
 }
@@ -163,14 +172,14 @@ func (k *Keeper) notSynced() error {
 	switch {
 	case !k.synced.IsZero():
 		return nil
-	case k.world.Unknown != "":
-		return api.Errorf(api.CodeUnavailable, "podwalld knows no policies yet: %s", k.world.Unknown)
+	case k.unknown != "":
+		return api.Errorf(api.CodeUnavailable, "podwalld knows no policies yet: %s", k.unknown)
 	}
 	return api.Errorf(api.CodeUnavailable, "podwalld has not read its policies yet")
 }
 
 // Synced returns an error that says what is missing until the source has
-// delivered a World and a round has brought every attachment up to it.
+// spoken and a round has brought every attachment up to it.
 func (k *Keeper) Synced() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/podwall/podwall/conf/daemonconf"
-	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/netnstest"
 )
@@ -58,7 +57,7 @@ func TestRealKernelAcrossRestarts(t *testing.T) {
 		t.Helper()
 		b = restarted(t, b)
 		b.Kernel = RealKernel
-		b.SetWorld(source.World{Snapshot: shop(fe)})
+		b.Update(everything(shop(fe)))
 		if err := b.Refresh(); err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +113,7 @@ func TestRealKernelFollowsTheWorld(t *testing.T) {
 		if there {
 			s = shop(remote)
 		}
-		b.SetWorld(source.World{Snapshot: s})
+		b.Update(everything(s))
 		b.round(t.Context())
 		if got := strings.Contains(list(t, p), "10.9.9.9"); got != there {
 			t.Errorf("10.9.9.9 is in the rules: %v, want %v\n%s", got, there, list(t, p))
@@ -140,7 +139,7 @@ func TestRealKernelOwnsWhatItShould(t *testing.T) {
 	b = restarted(t, b)
 	b.Kernel = RealKernel
 	b.SetProtection(Protection{Tamper: daemonconf.TamperOn})
-	b.SetWorld(source.World{Snapshot: shop(fe)})
+	b.Update(everything(shop(fe)))
 	b.round(t.Context())
 	if out := p.Run(t, "nft list chain inet podwall eth0/ingress"); !strings.Contains(out, "eth0/ingress/drop") {
 		t.Errorf("not repaired after the restart:\n%s", out)

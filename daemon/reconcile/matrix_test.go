@@ -38,8 +38,9 @@ func TestMatrixHasItsLimits(t *testing.T) {
 	b := newBench(t)
 	for i := range widest + 1 {
 		b.mu.Lock()
-		b.attachments[api.Key{ContainerID: fmt.Sprint(i), Interface: "eth0"}] = &attachment{}
-		b.attachments[api.Key{ContainerID: fmt.Sprint(i), Interface: "eth0"}].record.Name = fmt.Sprint("p", i)
+		record := attached('a', fmt.Sprint("p", i), "")
+		record.ContainerID = fmt.Sprint(i)
+		b.attach(&attachment{record: record})
 		b.mu.Unlock()
 	}
 	if _, err := b.Matrix(api.MatrixRequest{}); !errors.Is(err, api.ErrInvalid) || !strings.Contains(err.Error(), "-n") {

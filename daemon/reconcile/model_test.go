@@ -17,7 +17,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/netnstest"
@@ -108,7 +107,7 @@ func (h *history) bench(kernel *fakeKernel, records []store.Record) *bench {
 	}
 	b.store.fail = func(string) error { return h.sometimes() }
 	b.Restore(records)
-	b.SetWorld(source.World{Snapshot: snapshot(h.world.Load())})
+	b.Update(everything(snapshot(h.world.Load())))
 	return b
 }
 
@@ -187,7 +186,7 @@ func (h *history) phase(b *bench, killed bool) (records []store.Record) {
 		for ctx.Err() == nil {
 			switch h.rand(6) {
 			case 0:
-				b.SetWorld(source.World{Snapshot: snapshot(h.world.Add(1))})
+				b.Update(everything(snapshot(h.world.Add(1))))
 			case 1:
 				_ = b.Keep("another", nil)
 			case 2:

@@ -42,7 +42,7 @@ func TestOwnershipFollowsTheWorld(t *testing.T) {
 	ns := netnstest.New(t)
 	b.add(t, ns, pod(ns, "web", "10.0.0.2"))
 	grant := func(g policy.Grant) func() {
-		return func() { b.SetWorld(world(func(p *policy.Pod) { p.NetAdmin = g })) }
+		return func() { b.Update(world(func(p *policy.Pod) { p.NetAdmin = g })) }
 	}
 	for _, step := range []struct {
 		name string
@@ -63,10 +63,10 @@ func TestOwnershipFollowsTheWorld(t *testing.T) {
 }
 
 // world is the shop whose web was changed.
-func world(change func(*policy.Pod)) source.World {
+func world(change func(*policy.Pod)) source.Update {
 	s := shop(fe)
 	change(&s.Pods[0])
-	return source.World{Snapshot: s}
+	return everything(s)
 }
 
 // summary is how `policyctl get pods` shows the only pod.
@@ -107,7 +107,7 @@ func TestRawSockets(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
 			b.SetProtection(Protection{Tamper: daemonconf.TamperOff, Annotations: tt.permitted})
-			b.SetWorld(world(func(p *policy.Pod) { p.RawSockets = tt.annotation }))
+			b.Update(world(func(p *policy.Pod) { p.RawSockets = tt.annotation }))
 			ns := netnstest.New(t)
 			a := pod(ns, "web", "10.0.0.2")
 			a.RawSockets = tt.conflist
@@ -150,7 +150,7 @@ func TestSandboxedPodIsRefused(t *testing.T) {
 	b := newBench(t)
 	defer b.rounds(t)()
 	b.SetProtection(Protection{Sandboxed: []string{"kata-*"}})
-	b.SetWorld(world(kata))
+	b.Update(world(kata))
 	ns := netnstest.New(t)
 	a := pod(ns, "web", "10.0.0.2")
 	err := b.tryAdd(t, ns, a)
@@ -167,7 +167,7 @@ func TestSandboxedPodIsReported(t *testing.T) {
 	b := newBench(t)
 	report := Protection{Sandboxed: []string{"kata-*"}, SandboxedPods: daemonconf.SandboxedReport}
 	b.SetProtection(report)
-	b.SetWorld(world(kata))
+	b.Update(world(kata))
 	ns := netnstest.New(t)
 	b.add(t, ns, pod(ns, "web", "10.0.0.2"))
 	if s := b.summary(t); s.State != api.StateUnprotected || !strings.Contains(s.Message, "runtime class kata-qemu") {
@@ -191,7 +191,7 @@ func TestSandboxedPodIsReported(t *testing.T) {
 // more.
 func TestSandboxedPodIsFoundLater(t *testing.T) {
 	for name, find := range map[string]func(b *bench){
-		"by its manifest": func(b *bench) { b.SetWorld(world(kata)) },
+		"by its manifest": func(b *bench) { b.Update(world(kata)) },
 		"by its devices": func(b *bench) {
 			b.Kernel.Bypass = func(int, string) (string, error) { return "redirected to tap0_kata", nil }
 			b.sweep(t.Context())
@@ -200,7 +200,7 @@ func TestSandboxedPodIsFoundLater(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			b.SetProtection(Protection{Sandboxed: []string{"kata-*"}})
-			b.SetWorld(world(func(*policy.Pod) {}))
+			b.Update(world(func(*policy.Pod) {}))
 			ns := netnstest.New(t)
 			b.add(t, ns, pod(ns, "web", "10.0.0.2"))
 			if s := b.summary(t); s.State != api.StateEnforced {
@@ -230,7 +230,7 @@ func TestBypassThatCantBeLookedFor(t *testing.T) {
 		t.Errorf("status %+v, want Unprotected as long as nobody has seen otherwise", s)
 	}
 	b = restarted(t, b)
-	b.SetWorld(source.World{Snapshot: shop(fe)})
+	b.Update(everything(shop(fe)))
 	b.round(t.Context())
 	if s := b.summary(t); s.State != api.StateUnprotected {
 		t.Errorf("status %+v after a restart, want Unprotected from the first round on", s)

@@ -47,7 +47,7 @@ func TestRestartWritesNothing(t *testing.T) {
 	if err := b.Refresh(); err != nil {
 		t.Fatal(err)
 	}
-	b.SetWorld(source.World{Snapshot: shop(fe)})
+	b.Update(everything(shop(fe)))
 	b.round(t.Context())
 	if b.kernel.writes != writes || b.store.puts != puts {
 		t.Errorf("%d writes to the kernel and %d to the store, want none", b.kernel.writes-writes, b.store.puts-puts)
@@ -219,11 +219,11 @@ func TestSyncedSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("without a World: %v", err)
 	}
 	// An empty World in place of an unreadable one would open every pod.
-	k.SetWorld(source.World{Unknown: "the directory is not there"})
+	k.Update(source.Update{Whole: true, Unknown: "the directory is not there"})
 	if err := k.Synced(); !errors.Is(err, api.ErrUnavailable) || !strings.Contains(err.Error(), "not there") {
 		t.Errorf("with a World of which nothing is known: %v", err)
 	}
-	k.SetWorld(source.World{})
+	k.Update(source.Update{Whole: true})
 	if err := k.Synced(); err == nil || !strings.Contains(err.Error(), "looking at the pods") {
 		t.Errorf("once it is known to be empty: %v", err)
 	}
@@ -281,7 +281,7 @@ func TestNodeEgressFollowsItsSwitch(t *testing.T) {
 	b := newBench(t)
 	s := shop()
 	s.Policies[0].Egress.Applies = true
-	b.SetWorld(source.World{Snapshot: s})
+	b.Update(everything(s))
 	ns := netnstest.New(t)
 	b.add(t, ns, pod(ns, "web", "10.0.0.2"))
 	for _, byPolicy := range []bool{false, true, false} {

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 
-	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/nft"
 	"github.com/podwall/podwall/internal/policy"
@@ -30,7 +30,7 @@ func crowded(t testing.TB, local, remote int) *bench {
 		pods = append(pods, policy.Pod{Namespace: "shop", Name: r.Name, Labels: policy.Labels{"app": "web"}})
 	}
 	b.Restore(records)
-	b.SetWorld(source.World{Snapshot: shop(pods...)})
+	b.Update(everything(shop(pods...)))
 	return b
 }
 
@@ -47,7 +47,7 @@ func (b *bench) settleAll() (jobs int) {
 func TestSameIsDeepEqual(t *testing.T) {
 	b := crowded(t, 1, 3)
 	compiled := func() (rs ruleset.RuleSet) {
-		b.compiled = nil // so that nothing is shared
+		b.world.Keep(slices.Values([]*policy.Firewall{})) // so that nothing is shared
 		for _, a := range b.attachments {
 			rs = b.compile(a)
 		}
@@ -110,14 +110,13 @@ func alter(v reflect.Value, left *int) (path string) {
 	return ""
 }
 
-// Each pod's own list is another one, of the same content; many share one.
+// Each pod's own list is another one, of the same content, once all is worked out anew; many share one.
 func TestListsAreComparedOnce(t *testing.T) {
 	b := crowded(t, 50, 100)
 	if n := b.settleAll(); n != 50 {
 		t.Fatalf("%d jobs at first, want 50", n)
 	}
-	b.SetNodeEgress(true) // another version, the same rules but for the node's tier
-	b.SetNodeEgress(false)
+	b.world.Keep(slices.Values([]*policy.Firewall{})) // so that all is worked out again
 	var c comparison
 	for _, a := range b.attachments {
 		if !c.same(a.known.Rules, b.compile(a)) {

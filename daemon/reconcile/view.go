@@ -31,7 +31,7 @@ func (k *Keeper) Counts() map[api.State]int {
 func (k *Keeper) Source() (objects map[string]int, synced time.Time, problems []api.Problem) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.world.Objects, k.synced, slices.Concat(k.world.Problems, k.refusedWishes())
+	return k.objects, k.synced, slices.Concat(k.problems, k.refusedWishes())
 }
 
 // sorted returns the attachments in the order people read them. k.mu is held.
@@ -105,7 +105,7 @@ func (k *Keeper) Policies() []api.PolicySummary {
 		}
 	}
 	list := []api.PolicySummary{}
-	for _, p := range k.world.Policies {
+	for p := range k.world.Policies() {
 		list = append(list, api.PolicySummary{
 			Ref: p.Ref, Ingress: p.Ingress.Applies, Egress: p.Egress.Applies,
 			Pods: append([]string{}, selected[p.Ref]...), Problem: p.Broken,

@@ -2,13 +2,13 @@ package reconcile
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/policy"
@@ -97,11 +97,11 @@ func TestPods(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
-			b.SetWorld(source.World{Snapshot: policy.Snapshot{Pods: tt.source}})
+			b.Update(everything(policy.Snapshot{Pods: tt.source}))
 			b.Restore(tt.attached)
 			opts := []cmp.Option{cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{}),
 				cmpopts.SortSlices(func(a, b policy.Pod) bool { return a.Name < b.Name })}
-			if diff := cmp.Diff(tt.want, b.pods(), opts...); diff != "" {
+			if diff := cmp.Diff(tt.want, slices.Collect(b.world.Pods()), opts...); diff != "" {
 				t.Errorf("pods (-want +got):\n%s", diff)
 			}
 			for _, a := range b.attachments { // each finds itself again
@@ -117,9 +117,8 @@ func TestPods(t *testing.T) {
 func TestWorldIsNotChanged(t *testing.T) {
 	b := newBench(t)
 	s := policy.Snapshot{Pods: []policy.Pod{listed("ended", "", "here", "10.0.0.2", "10.0.0.9")}}
-	b.SetWorld(source.World{Snapshot: s})
+	b.Update(everything(s))
 	b.Restore([]store.Record{attached('a', "web", "", "10.0.0.2")})
-	b.pods()
 	if diff := cmp.Diff([]policy.Pod{listed("ended", "", "here", "10.0.0.2", "10.0.0.9")}, s.Pods, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("the source's pods (-before +after):\n%s", diff)
 	}
@@ -129,10 +128,10 @@ func TestWorldIsNotChanged(t *testing.T) {
 // have.
 func TestNodeHasAddressesOfBothKinds(t *testing.T) {
 	b := newBench(t)
-	b.SetWorld(source.World{Snapshot: policy.Snapshot{Nodes: []policy.Node{
+	b.Update(everything(policy.Snapshot{Nodes: []policy.Node{
 		{Name: "here", Addresses: parsed([]string{"192.0.2.7", "10.0.0.1"})},
 		{Name: "there", Addresses: parsed([]string{"192.0.2.8"})},
-	}}})
+	}}))
 	if err := b.Refresh(); err != nil {
 		t.Fatal(err)
 	}

@@ -111,7 +111,7 @@ func serve(t *testing.T, kernel reconcile.Kernel, limits Limits, adjust ...func(
 	logger := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.keeper.Store, h.keeper.Kernel, h.keeper.Log, h.keeper.Node = h.store, kernel, logger, "here"
 	h.keeper.NodeAddresses = func() ([]netip.Addr, error) { return nil, nil }
-	h.keeper.SetWorld(source.World{Snapshot: shop()})
+	h.keeper.Update(source.Update{Whole: true, Change: policy.Change{Set: shop()}})
 	h.client.Socket = filepath.Join(t.TempDir(), "podwalld.sock")
 	l, err := Listen(h.client.Socket)
 	if err != nil {

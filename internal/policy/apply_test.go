@@ -186,6 +186,7 @@ func TestApplyMeansWhatNewMeans(t *testing.T) {
 			}
 			h.compare(t, w, fresh)
 		}
+		h.replace(t, w)
 	}
 	if kept < 1000 {
 		t.Errorf("only %d firewalls were kept: this proves little", kept)
@@ -308,6 +309,32 @@ func fill(t *testing.T, v reflect.Value) {
 		v.SetUint(1)
 	default:
 		t.Fatalf("nobody knows how to fill %s", v.Type())
+	}
+}
+
+// replace leads w to another history's end, once as a source does that knows where
+// w is, once as one that does not.
+func (h *history) replace(t *testing.T, w *policy.World) {
+	t.Helper()
+	target := h.target(policy.Snapshot{Pods: []policy.Pod{h.anyPod()}})
+	next := func() policy.Snapshot {
+		other := newHistory(h.world)
+		for range 20 {
+			other.step(3)
+		}
+		return other.snapshot()
+	}
+	second, third := next(), next()
+	w.Apply(policy.Difference(h.snapshot(), second))
+	if got, want := w.Compile(target), policy.New(second).Compile(target); !reflect.DeepEqual(got, want) {
+		t.Fatalf("after a Difference the rules are\n%+v, want\n%+v", got, want)
+	}
+	w.Apply(policy.Change{Set: third, Gone: w.Beyond(third)})
+	if got, want := w.Compile(target), policy.New(third).Compile(target); !reflect.DeepEqual(got, want) {
+		t.Fatalf("after what is Beyond the rules are\n%+v, want\n%+v", got, want)
+	}
+	if c := policy.Difference(third, third); !reflect.DeepEqual(c, policy.Change{}) {
+		t.Fatalf("a Snapshot differs from itself by %+v", c)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package manifest reads policy from a directory of Kubernetes manifests.
 //
-//	*.yaml *.yml *.json ──▶ documents ──▶ objects ──▶ merge ──▶ World
+//	*.yaml *.yml *.json ──▶ documents ──▶ objects ──▶ merge ──▶ World ──▶ Update
 //	       │ broken                          ▲
 //	       └──────▶ last good content ───────┘
 //
@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/internal/policy"
 )
 
 // Files keeps the last good content of files by name, durably.
@@ -57,7 +58,7 @@ func (s *Source) Describe() (kind, location string) { return "manifests", s.Dir 
 
 // Run is source.Source's. It does not fail: a directory that is not there is a
 // Problem, and is waited for.
-func (s *Source) Run(ctx context.Context, publish func(source.World)) error {
+func (s *Source) Run(ctx context.Context, publish func(source.Update)) error {
 	w := &watch{dir: s.Dir, rescan: s.Rescan}
 	if w.rescan == 0 {
 		w.rescan = 10 * time.Second
@@ -70,13 +71,24 @@ func (s *Source) Run(ctx context.Context, publish func(source.World)) error {
 		t.scan()
 		world := t.world(w.problems())
 		if last == nil || !reflect.DeepEqual(*last, world) {
-			publish(world)
+			publish(update(last, world))
 			last = &world
 		}
 		if !w.wait(ctx) {
 			return nil
 		}
 	}
+}
+
+// update is the news in world for who knows last, if that is not nil.
+func update(last *source.World, world source.World) source.Update {
+	u := source.Update{Problems: world.Problems, Objects: world.Objects, Unknown: world.Unknown}
+	if last == nil {
+		u.Whole, u.Set = true, world.Snapshot
+	} else {
+		u.Change = policy.Difference(last.Snapshot, world.Snapshot)
+	}
+	return u
 }
 
 // Read returns what the directory dir holds now.

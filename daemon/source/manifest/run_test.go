@@ -3,6 +3,7 @@ package manifest
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/podwall/podwall/daemon/source"
+	"github.com/podwall/podwall/internal/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,7 +25,7 @@ func running(t *testing.T, f folder) <-chan source.World {
 	// No rescan rescues an event that was missed.
 	var src source.Source = &Source{Dir: f.dir, Files: &memory{}, Rescan: time.Hour}
 	go func() {
-		done <- src.Run(ctx, func(w source.World) { worlds <- w })
+		done <- src.Run(ctx, into(t, worlds))
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -32,6 +34,19 @@ func running(t *testing.T, f folder) <-chan source.World {
 		}
 	})
 	return worlds
+}
+
+// into sends the World that each Update leads to.
+func into(t *testing.T, worlds chan<- source.World) func(source.Update) {
+	first, known := true, policy.New(policy.Snapshot{})
+	return func(u source.Update) {
+		if u.Whole != first {
+			t.Errorf("Whole is %t, first is %t", u.Whole, first)
+		}
+		first = false
+		known.Apply(u.Change)
+		worlds <- source.World{Snapshot: policy.Snapshot{Policies: slices.Collect(known.Policies())}, Problems: u.Problems, Objects: u.Objects}
+	}
 }
 
 // published waits for a World with the given policies, in which there are
@@ -155,7 +170,7 @@ func TestRunFindsWhatNoEventTold(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		done <- (&Source{Dir: f.dir, Rescan: 20 * time.Millisecond}).Run(ctx, func(w source.World) { worlds <- w })
+		done <- (&Source{Dir: f.dir, Rescan: 20 * time.Millisecond}).Run(ctx, into(t, worlds))
 	}()
 	published(t, "before", worlds, "shop/web", false)
 	elsewhere.write("a.yaml", named("api"))
