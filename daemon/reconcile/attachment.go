@@ -26,6 +26,8 @@ type attachment struct {
 	restored bool   // from the store, and not looked at yet
 	look     bool   // somebody else may have changed the rules
 	suspect  string // who may have, if that was heard
+	devices  bool   // somebody changed a device in the namespace
+	stray    string // what became of its device, while it is not what it was
 	listens  bool   // changes in the namespace are heard, by the id space
 	space    int32
 	firewall *policy.Firewall // that its rule set was last taken from

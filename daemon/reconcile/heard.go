@@ -2,7 +2,9 @@ package reconcile
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/podwall/podwall/daemon/tamper"
 	"github.com/podwall/podwall/internal/api"
@@ -41,6 +43,8 @@ func (k *Keeper) Heard(e tamper.Event) {
 		}
 		if e.Generation != 0 {
 			a.suspect = cmp.Or(a.suspect, e.Who()) // the first: a repair is heard, too
+		} else {
+			a.devices = true
 		}
 		a.look = true
 		k.Observer.Heard(e)
@@ -53,20 +57,66 @@ func (k *Keeper) Heard(e tamper.Event) {
 // sameDevice returns the index of a's interface. If another device has its name
 // now, that is an error: the rules go on to bind both, the one that was attached
 // by its index and the new one by its name, which rules for the new one alone
-// would not.
+// would not. So is one that has another name, or is gone. The error says what was
+// attached and what became of it; that it is back is said once.
+//
+// After a change of a device it looks for those that take its packets.
 func (k *Keeper) sameDevice(a *attachment, netns int) (int, error) {
 	k.mu.Lock()
-	known := a.record.Index
+	known, stray, heard := a.record.Index, a.stray, a.devices
+	a.devices = false
 	k.mu.Unlock()
 	if k.Kernel.Index == nil {
 		return known, nil
 	}
 	index, err := k.Kernel.Index(netns, a.record.Interface)
-	if err != nil {
-		return 0, fmt.Errorf("the attached device is gone or has another name: %w", err)
+	if err != nil && (known == 0 || !errors.Is(err, fs.ErrNotExist)) {
+		return 0, err
 	}
-	if known != 0 && index != known {
-		return 0, fmt.Errorf("interface %s is another device than the one that was attached: index %d, not %d", a.record.Interface, index, known)
+	if err != nil || known != 0 && index != known {
+		err := k.strayed(netns, a.record.Interface, known, index)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		a.stray = err.Error()
+		return 0, err
+	}
+	k.mu.Lock()
+	a.stray = ""
+	k.mu.Unlock()
+	if stray != "" {
+		k.Log.Warn("the attached device is what it was again", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "was", stray)
+	}
+	if heard {
+		k.lookBeside(a, netns)
 	}
 	return index, nil
+}
+
+// strayed says what became of the device that was attached by a name: it had one
+// index, and what has the name now has another, or 0 for nothing.
+func (k *Keeper) strayed(netns int, iface string, known, index int) error {
+	what := "has left the namespace: deleted, or moved to another"
+	if k.Kernel.Name != nil {
+		if name, err := k.Kernel.Name(netns, known); err == nil {
+			what = "is called " + name + " now"
+		}
+	}
+	if index != 0 {
+		what += fmt.Sprintf(", and another device (index %d) has its name", index)
+	}
+	return fmt.Errorf("interface %s: the attached device (index %d) %s", iface, known, what)
+}
+
+// lookBeside looks at once for what the sweep would find in its turn.
+func (k *Keeper) lookBeside(a *attachment, netns int) {
+	if k.Kernel.Bypass == nil {
+		return
+	}
+	how, err := k.Kernel.Bypass(netns, a.record.Interface)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil && a.record.Bypass != how { // else the sweep says so
+		a.record.Bypass = how
+		k.changed() // the next round says so
+	}
 }

@@ -37,6 +37,9 @@ type Kernel struct {
 	// Index is the index of an interface. Without it nobody asks whether that is
 	// the device it was.
 	Index func(netns int, iface string) (int, error)
+	// Name is the name of the interface with an index. Without it nobody says what
+	// a device is called now.
+	Name func(netns, index int) (string, error)
 	// NamespaceID is the id by which changes in a namespace are heard. Without it
 	// nobody listens.
 	NamespaceID func(netns int) (int32, error)
@@ -51,7 +54,7 @@ type Kernel struct {
 
 // RealKernel is the kernel that this process runs on.
 var RealKernel = Kernel{Apply: nft.Apply, Check: nft.Check, Counters: nft.Counters, Generation: nft.Generation, Own: own,
-	Bypass: bypass.Find, NamespaceID: tamper.NamespaceID, Index: nft.Index, Volume: nft.Volume}
+	Bypass: bypass.Find, NamespaceID: tamper.NamespaceID, Index: nft.Index, Name: nft.Name, Volume: nft.Volume}
 
 // A Keeper keeps the firewalls of this node's attachments. Its exported fields
 // are set before the first call and not changed afterwards; its methods may be

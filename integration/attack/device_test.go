@@ -1,15 +1,19 @@
 package attack
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/integration/attack/intruder"
 	"github.com/podwall/podwall/integration/lab"
+	"github.com/podwall/podwall/internal/api"
 )
 
 // A pod with CAP_NET_ADMIN makes devices and namespaces, through which it hopes
@@ -93,26 +97,27 @@ func deviceAttacks() []attack {
 // stop it: packets that the pod's stack routed to another device than eth0, and
 // frames to an eth0 that has lost the name by which the kernel knows its guard.
 func deviceLimits() []attack {
+	told := func(words string, a attack) attack { a.told = words; return a }
 	return []attack{
-		scripted("macvlan", bound+away+"dev=m0; "+home),
-		scripted("macvlan with eth0's MAC", "ip link add m0 link eth0 address $mac type macvlan mode passthru; "+away+"dev=m0; "+home),
-		scripted("bridge", "ip link add b0 address $mac type bridge; ip link set eth0 master b0; "+away+"dev=b0; "+home),
-		scripted("redirect by tc", "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; tc qdisc add dev v0 clsact; "+
+		told("m0, a macvlan device upon eth0", scripted("macvlan", bound+away+"dev=m0; "+home)),
+		told("m0, a macvlan device upon eth0", scripted("macvlan with eth0's MAC", "ip link add m0 link eth0 address $mac type macvlan mode passthru; "+away+"dev=m0; "+home)),
+		told("eth0 is a port of b0", scripted("bridge", "ip link add b0 address $mac type bridge; ip link set eth0 master b0; "+away+"dev=b0; "+home)),
+		told("packets of v0", scripted("redirect by tc", "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; tc qdisc add dev v0 clsact; "+
 			"tc filter add dev v0 egress u32 match u32 0 0 action mirred egress redirect dev eth0; "+
-			"ip neigh add $router lladdr $router_mac dev v0; ip route replace default via $router dev v0 onlink src $addr"),
-		written("frame by eth0 renamed", "x", renamed+"ip link set x up"),
+			"ip neigh add $router lladdr $router_mac dev v0; ip route replace default via $router dev v0 onlink src $addr")),
+		told("is called x now", written("frame by eth0 renamed", "x", renamed+"ip link set x up")),
 		nested("nested namespace behind a macvlan", `
 			ip link add m0 link eth0 type macvlan mode bridge; ip link set m0 netns $nested
 			ip addr flush dev eth0
 			inside ip addr add $addr/24 dev m0; inside ip link set m0 up; inside ip route add default via $router`),
-		nested("eth0 taken into a nested namespace", `
+		told("has left the namespace", nested("eth0 taken into a nested namespace", `
 			ip link set eth0 netns $nested
-			inside ip addr add $addr/24 dev eth0; inside ip link set eth0 up; inside ip route add default via $router`),
-		nested("redirect by tc from a nested namespace", `
+			inside ip addr add $addr/24 dev eth0; inside ip link set eth0 up; inside ip route add default via $router`)),
+		told("packets of v0", nested("redirect by tc from a nested namespace", `
 			ip link add v0 type veth peer name v1 netns $nested; ip link set v0 up; tc qdisc add dev v0 clsact
 			tc filter add dev v0 ingress u32 match u32 0 0 action mirred egress redirect dev eth0
 			inside ip addr add $addr/24 dev v1; inside ip link set v1 up
-			inside ip neigh add $router lladdr $router_mac dev v1; inside ip route add default via $router`),
+			inside ip neigh add $router lladdr $router_mac dev v1; inside ip route add default via $router`)),
 		nested("nested namespace behind a macvlan with eth0's MAC", `
 			ip link add m0 link eth0 type macvlan mode passthru; ip link set m0 netns $nested
 			ip addr flush dev eth0
@@ -135,4 +140,52 @@ func nested(name, script string) attack {
 				inside timeout 2 bash -c 'while :; do echo %s > /dev/udp/%s/8080; sleep 0.1; done' || true
 				kill $nested`, token, lab.World4))}
 		}}
+}
+
+// What becomes of the attached device, and what takes its place, is seen within a
+// second: policyctl says what it was and what it is, and that all is well again
+// once it is.
+func TestDeviceIsReported(t *testing.T) {
+	t.Parallel()
+	f := newField(t)
+	p := f.protected(t, "jail")
+	for _, tt := range []struct {
+		name, script string
+		state        api.State
+		words        string
+	}{
+		{"renamed", "ip link set eth0 down; ip link set eth0 name x", api.StateError, "is called x now"},
+		{"replaced", "ip link add eth0 type bridge", api.StateError, "is called x now, and another device"},
+		{"its name back", "ip link delete eth0; ip link set x name eth0; ip link set eth0 up", api.StateEnforced, ""},
+		{"a macvlan upon it", "ip link add m0 link eth0 type macvlan", api.StateUnprotected, "m0, a macvlan device upon eth0"},
+		{"the macvlan gone", "ip link delete m0", api.StateEnforced, ""},
+		{"a port of a bridge", "ip link add b0 type bridge; ip link set eth0 master b0", api.StateUnprotected, "eth0 is a port of b0"},
+		{"the bridge gone", "ip link delete b0", api.StateEnforced, ""},
+		{"deleted", "ip link delete eth0", api.StateError, "has left the namespace"},
+	} {
+		must(t, p.act(t, intruder.Act{Script: tt.script}, []int{intruder.NetAdmin}))
+		start := time.Now()
+		eventually(t, func() error { return f.shows(t, p, tt.state, tt.words) })
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("%s: seen after %s, want a second", tt.name, took)
+		}
+	}
+	must(t, f.told(p, "is what it was again"))
+}
+
+// shows returns an error unless policyctl says of a pod what it should.
+func (f *field) shows(t *testing.T, p *pod, state api.State, words string) error {
+	t.Helper()
+	out, err := f.Policyctl(t.Context(), "inspect", p.ID, "-o", "json")
+	if err != nil {
+		return err
+	}
+	var i api.Inspection
+	if err := json.Unmarshal([]byte(out), &i); err != nil {
+		return err
+	}
+	if i.Status.State != state || !strings.Contains(i.Status.Message, words) {
+		return fmt.Errorf("pod %s is %s: %q, want %s: %q", p.Pod(), i.Status.State, i.Status.Message, state, words)
+	}
+	return nil
 }

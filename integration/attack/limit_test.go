@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +26,9 @@ func TestLimit(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			t.Parallel()
 			a.succeed(t, f, "without podwall the attack does not succeed either", func() *pod { return f.unprotected(t) })
-			a.succeed(t, f, "has podwall learnt to stop this?", func() *pod { return f.shut(t) })
+			var p *pod
+			a.succeed(t, f, "has podwall learnt to stop this?", func() *pod { p = f.shut(t); return p })
+			eventually(t, func() error { return f.told(p, a.told) })
 		})
 	}
 }
@@ -39,6 +43,20 @@ func (f *field) shut(t *testing.T) *pod {
 		t.Error("the pod was open before the attack")
 	}
 	return p
+}
+
+// told returns an error unless podwalld's log says some words of a pod.
+func (f *field) told(p *pod, words string) error {
+	log, err := os.ReadFile(f.LogFile())
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(log)) {
+		if words == "" || strings.Contains(line, p.ID[:12]) && strings.Contains(line, words) {
+			return nil
+		}
+	}
+	return fmt.Errorf("podwalld does not say %q of %s", words, p.ID[:12])
 }
 
 // limits are attacks that podwall does not stop.

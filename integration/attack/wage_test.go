@@ -17,6 +17,7 @@ type attack struct {
 	far    bool   // its packets go to the world, not to the neighbour
 	toNode bool   // its packets may reach the node, but no further
 	damage bool   // changes the pod: each time wants a new one
+	told   string // what podwalld says of it in its log, if it can't stop it but sees it
 	act    func(f *field, p *pod, token []byte) intruder.Act
 }
 
