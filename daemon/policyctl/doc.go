@@ -1,9 +1,10 @@
 // Command policyctl is what a person types on a node to see podwall's work.
 //
 // It asks the daemon through package api and draws the answers; nothing it does
-// changes anything, but for the files that matrix --html and test --junit name.
-// Only compile, matrix and test work without a daemon: they compile rule sets
-// from a directory of manifests.
+// changes anything, but for the files that matrix --html, test --junit and doctor
+// --bundle name.
+// Only doctor works without a daemon, and compile, matrix -f and test, which
+// compile rule sets from a directory of manifests.
 //
 //	api.Client ──▶ answer ──┬─▶ page: spans of text, columns ──▶ -o table, wide
 //	                        └─▶ the contract's field names  ──▶ -o json, yaml

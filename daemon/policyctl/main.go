@@ -13,18 +13,25 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/podwall/podwall/daemon/doctor"
+	"github.com/podwall/podwall/daemon/probe"
 	"github.com/podwall/podwall/daemon/source"
 	"github.com/podwall/podwall/daemon/source/manifest"
 	"github.com/podwall/podwall/internal/api"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == probe.Hold { // doctor has started itself
+		probe.Wait(os.Stdin)
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := program{
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		now:      time.Now,
 		read:     manifest.Read,
+		node:     doctor.ThisMachine(),
 		terminal: term.IsTerminal(int(os.Stdout.Fd())),
 		noColor:  os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb",
 	}
@@ -39,6 +46,7 @@ type program struct {
 	stdout, stderr io.Writer
 	now            func() time.Time
 	read           func(dir string) source.World // the manifests in dir
+	node           doctor.Node                   // this machine
 	terminal       bool                          // stdout is one
 	noColor        bool                          // the environment wants none
 }

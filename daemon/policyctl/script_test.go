@@ -17,6 +17,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/podwall/podwall/daemon/doctor"
+	"github.com/podwall/podwall/daemon/probe"
 	"github.com/podwall/podwall/daemon/source/manifest"
 	"github.com/podwall/podwall/internal/api"
 )
@@ -24,12 +26,12 @@ import (
 var update = flag.Bool("update", false, "rewrite what the scripts expect")
 
 // TestScripts runs testdata. A script's folder answers holds what the daemon
-// says: VERB.json, or VERB.error.json for a refusal; what it was asked lies in
-// asked/VERB.json. Without that folder nobody listens. It is 12:00:00 UTC.
+// says: VERB.json, VERB.error.json for a refusal, or VERB.events.json for a stream
+// of one message; what it was asked lies in asked/VERB.json. Without that folder nobody listens. It is 12:00:00 UTC.
 //
 //	policyctl ARG...            exits 0
 //	exits STATUS policyctl …    exits STATUS
-//	on-terminal policyctl …     with stdout a terminal, escape codes written as ^[
+//	on-terminal policyctl …     with stdout a terminal, escape codes written as ^[; also on-terminal exits STATUS …
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
@@ -42,7 +44,15 @@ func TestScripts(t *testing.T) {
 				ts.Check(err)
 				run(ts, status, false, args[2:])
 			},
-			"on-terminal": func(ts *testscript.TestScript, _ bool, args []string) { run(ts, exitDone, true, args[1:]) },
+			"on-terminal": func(ts *testscript.TestScript, _ bool, args []string) {
+				want := exitDone
+				if args[0] == "exits" {
+					status, err := strconv.Atoi(args[1])
+					ts.Check(err)
+					want, args = status, args[2:]
+				}
+				run(ts, want, true, args[1:])
+			},
 		},
 	})
 }
@@ -55,6 +65,7 @@ func run(ts *testscript.TestScript, want int, terminal bool, args []string) {
 		read:     manifest.Read,
 		terminal: terminal,
 		noColor:  ts.Getenv("NO_COLOR") != "",
+		node:     patient(),
 	}
 	for i, a := range args {
 		args[i] = strings.ReplaceAll(a, "DIR/", ts.MkAbs("")+"/")
@@ -65,6 +76,17 @@ func run(ts *testscript.TestScript, want int, terminal bool, args []string) {
 	if got != want {
 		ts.Fatalf("policyctl %q: exit status %d, want %d", args, got, want)
 	}
+}
+
+// patient is the machine that doctor examines: its files are below --host-root.
+func patient() doctor.Node {
+	n := doctor.ThisMachine()
+	n.Privileged = true
+	n.Probe = func() (probe.Lacks, error) { return probe.Lacks{Owner: "operation not supported"}, nil }
+	n.Synchronised = func() (bool, error) { return true, nil }
+	n.Free = func(string) (uint64, error) { return 1 << 30, nil }
+	n.Run = func(context.Context, string, ...string) (string, error) { return "", fs.ErrNotExist }
+	return n
 }
 
 // serveAnswers starts a daemon that says what the script's folder answers says.
@@ -104,6 +126,11 @@ func answer(dir string, c *api.Conn) {
 		return
 	}
 	if err := os.WriteFile(filepath.Join(dir, "asked", string(e.Verb)+".json"), append(e.Body, '\n'), 0o600); err != nil {
+		return
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "answers", string(e.Verb)+".events.json")); err == nil {
+		_ = c.Send(ctx, api.VerbEvents, json.RawMessage(b), -1)
+		_ = c.Send(ctx, api.VerbDone, nil, -1)
 		return
 	}
 	for suffix, verb := range map[string]api.Verb{".json": api.VerbDone, ".error.json": api.VerbError} {
