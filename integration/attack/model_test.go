@@ -62,12 +62,15 @@ func rows(t *testing.T) []row {
 	return all
 }
 
-// Every test that the page names exists, every attack here is on the page, once,
-// and needs there what it needs here.
+// Every attack here is on the page, once, and needs there what it needs here.
 func TestThreatModelNamesEveryAttack(t *testing.T) {
 	needs := map[string]string{} // by test; "" where the test itself is the only place that says
-	for name := range testFunctions(t) {
+	for name := range testFunctions(t, "") {
 		needs[name] = ""
+	}
+	elsewhere := map[string]bool{}
+	for _, dir := range others {
+		maps.Copy(elsewhere, testFunctions(t, dir))
 	}
 	for suite, attacks := range suites() {
 		if _, ok := needs[suite]; !ok {
@@ -86,6 +89,8 @@ func TestThreatModelNamesEveryAttack(t *testing.T) {
 		for _, test := range r.tests {
 			need, ok := needs[test]
 			switch {
+			case !ok && elsewhere[test]:
+				continue // what TestThreatModelNamesTestsThatExist is about
 			case !ok:
 				t.Errorf("%s names %s, which does not exist", page, test)
 			case named[test]:
@@ -103,6 +108,24 @@ func TestThreatModelNamesEveryAttack(t *testing.T) {
 	}
 }
 
+// others are the folders of the page's other tests.
+var others = []string{"../faults", "../neighbours", "..", "../../daemon/probe"}
+
+// Wherever the page names a test, in a table or beside it, there is one.
+func TestThreatModelNamesTestsThatExist(t *testing.T) {
+	b, err := os.ReadFile(page)
+	must(t, err)
+	exist := testFunctions(t, "")
+	for _, dir := range others {
+		maps.Copy(exist, testFunctions(t, dir))
+	}
+	for _, m := range testName.FindAllStringSubmatch(string(b), -1) {
+		if name, _, _ := strings.Cut(m[1], "/"); !exist[name] {
+			t.Errorf("%s names %s, which does not exist", page, name)
+		}
+	}
+}
+
 // capabilities are the names of capabilities as the page has them.
 func capabilities(cs []int) string {
 	names := map[int]string{intruder.NetRaw: "NET_RAW", intruder.NetAdmin: "NET_ADMIN", intruder.SetFCap: "SETFCAP", unix.CAP_SYS_ADMIN: "SYS_ADMIN"}
@@ -116,11 +139,11 @@ func capabilities(cs []int) string {
 	return strings.Join(words, ", ")
 }
 
-// testFunctions are the tests of this package that attack: all but those of the
-// tests themselves.
-func testFunctions(t *testing.T) map[string]bool {
+// testFunctions are the tests in a folder; in this one those that attack: all but
+// those of the tests themselves.
+func testFunctions(t *testing.T, dir string) map[string]bool {
 	t.Helper()
-	files, err := filepath.Glob("*_test.go")
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 	must(t, err)
 	found := map[string]bool{}
 	for _, name := range files {
