@@ -20,6 +20,7 @@ type inspection struct {
 	Addresses   []netip.Addr          `json:"addresses"`
 	Labels      map[string]string     `json:"labels,omitempty"`
 	Isolation   api.Isolation         `json:"isolation"`
+	Audit       bool                  `json:"audit,omitempty"`
 	Policies    []api.SelectingPolicy `json:"policies"`
 	Rules       []rule                `json:"rules"`
 	Dropped     []api.DropView        `json:"dropped"`
@@ -55,7 +56,7 @@ func viewOf(in api.Inspection) inspection {
 	v := inspection{
 		Namespace: in.Namespace, Name: in.Name, UID: in.UID,
 		ContainerID: in.ContainerID, Interface: in.Interface, Netns: in.Netns, Network: in.Network,
-		Addresses: list(in.Addresses), Labels: in.Labels, Isolation: in.Isolation,
+		Addresses: list(in.Addresses), Labels: in.Labels, Isolation: in.Isolation, Audit: in.Audit,
 		Policies: list(in.Policies), Rules: []rule{}, Dropped: list(in.Dropped),
 		Kernel: in.Kernel, Status: in.Status,
 	}
