@@ -70,14 +70,6 @@ func (w *World) setNamespace(n *Namespace) {
 	w.label(ns, n.Labels)
 }
 
-func (w *World) label(ns *namespace, labels Labels) {
-	before := ns.tags
-	if ns.tags = namespaceTags(ns.name, labels); ns.tags != before {
-		ns.changed = w.now
-		w.relabelled(ns, before)
-	}
-}
-
 func (w *World) setNode(n *Node) {
 	if old, ok := w.nodes[n.Name]; !ok || !reflect.DeepEqual(old, n) {
 		kept := *n

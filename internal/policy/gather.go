@@ -84,7 +84,7 @@ func (g *gathering) collect(w *World) {
 	g.sets(func(s *PodSet) {
 		for ns := range w.inside(s) {
 			for _, p := range ns.pods {
-				if !p.inSet(s) {
+				if !p.peer() || !picks(s.Pods, p.tags) {
 					continue
 				}
 				for _, list := range g.listsOf(p) {
@@ -99,23 +99,6 @@ func (g *gathering) collect(w *World) {
 		g.lists[list] = newPeers(prefixes)
 	}
 	g.finish()
-}
-
-// inside yields the namespaces that s looks into.
-func (w *World) inside(s *PodSet) func(func(*namespace) bool) {
-	return func(yield func(*namespace) bool) {
-		if s.Namespace != "" {
-			if ns, ok := w.namespaces[s.Namespace]; ok {
-				yield(ns)
-			}
-			return
-		}
-		for _, ns := range w.namespaces {
-			if s.inside(ns) && !yield(ns) {
-				return
-			}
-		}
-	}
 }
 
 // listsOf returns the lists that p's addresses are in if p is of one of the sets.

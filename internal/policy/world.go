@@ -1,15 +1,11 @@
 package policy
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/podwall/podwall/internal/ruleset"
 )
-
-// NamespaceNameLabel is the label that every namespace has, with its own name.
-const NamespaceNameLabel = "kubernetes.io/metadata.name"
 
 // A World is a Snapshot that is indexed, and that Apply changes. It remembers
 // what it has worked out (see memory.go), so that compiling for a second pod
@@ -21,6 +17,7 @@ type World struct {
 
 	// The objects.
 	namespaces map[string]*namespace
+	labelled   map[label][]*namespace // by their labels but for their name
 	podsAt     places
 	nodes      map[string]*Node
 	services   map[Name]*Service
@@ -42,24 +39,11 @@ type World struct {
 	walks      uint64
 }
 
-// A namespace is one with what it holds.
-type namespace struct {
-	cell        // its labels
-	name        string
-	tags        tags
-	declared    bool // by an object of its own
-	terminating bool
-	audit       Wish
-	observe     Wish
-	services    int
-	pods        map[string]*pod
-	policies    subjects // of those that look into it
-}
-
 // New returns a World of s. What s refers to must not change any more.
 func New(s Snapshot) *World {
 	w := &World{
 		namespaces: make(map[string]*namespace, len(s.Namespaces)),
+		labelled:   make(map[label][]*namespace),
 		podsAt:     places{one: make(map[netip.Addr]*pod, len(s.Pods)), more: make(map[netip.Addr][]*pod)},
 		nodes:      make(map[string]*Node),
 		services:   make(map[Name]*Service),
@@ -93,38 +77,6 @@ func (w *World) settle() {
 	for _, e := range w.egresses {
 		e.settle(w)
 	}
-}
-
-// namespace returns the namespace of that name, which then exists.
-func (w *World) namespace(name string) *namespace {
-	ns, ok := w.namespaces[name]
-	if !ok {
-		ns = &namespace{name: name, tags: namespaceTags(name, nil)}
-		w.namespaces[name] = ns
-		w.named.changed = w.now
-	}
-	return ns
-}
-
-// leave forgets ns if nothing names it any more.
-func (w *World) leave(ns *namespace) {
-	if !ns.declared && ns.services == 0 && len(ns.pods) == 0 && len(ns.policies.all) == 0 {
-		ns.forget()
-		ns.policies.forget()
-		delete(w.namespaces, ns.name)
-	}
-}
-
-// namespaceTags are the labels of a namespace, of which its name is always one.
-func namespaceTags(name string, labels Labels) tags {
-	if labels[NamespaceNameLabel] != name {
-		labels = maps.Clone(labels)
-		if labels == nil {
-			labels = Labels{}
-		}
-		labels[NamespaceNameLabel] = name
-	}
-	return tagsOf(labels)
 }
 
 // plain is a without what does not belong to an address on the wire.
