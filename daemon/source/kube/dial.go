@@ -31,6 +31,9 @@ func InCluster() bool {
 	return os.Getenv("KUBERNETES_SERVICE_HOST") != "" && os.Getenv("KUBERNETES_SERVICE_PORT") != ""
 }
 
+// newCodecs reads the kinds that are read, in every form.
+func newCodecs() serializer.CodecFactory { return serializer.NewCodecFactory(newScheme()) }
+
 // A dialer makes clients of the API server. A kubeconfig that has changed is read
 // again.
 type dialer struct {
@@ -114,7 +117,7 @@ func (d *dialer) load() error {
 		return fmt.Errorf("%s: %w", d.where(), err)
 	}
 	d.config, d.http, d.content = cfg, client, content
-	d.codecs = serializer.NewCodecFactory(newScheme())
+	d.codecs = newCodecs()
 	d.clients = map[schema.GroupVersion]*rest.RESTClient{}
 	return nil
 }

@@ -5,7 +5,6 @@ package kube
 import (
 	"crypto/tls"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,50 +18,6 @@ import (
 
 	"github.com/podwall/podwall/integration/plane"
 )
-
-// A memory is Files.
-type memory struct {
-	mu       sync.Mutex
-	contents map[string][]byte
-	writes   int
-	fault    error
-}
-
-func newMemory() *memory { return &memory{contents: map[string][]byte{}} }
-
-func (m *memory) Files() (map[string][]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return maps.Clone(m.contents), m.fault
-}
-
-func (m *memory) SaveFiles(contents map[string][]byte) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.fault != nil {
-		return m.fault
-	}
-	m.writes++
-	for name, content := range contents {
-		if content == nil {
-			delete(m.contents, name)
-		} else {
-			m.contents[name] = content
-		}
-	}
-	return nil
-}
-
-func (m *memory) has(names ...string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, name := range names {
-		if m.contents[name] == nil {
-			return false
-		}
-	}
-	return true
-}
 
 // What was known is in force when the daemon starts and the API server is away, and
 // what changed meanwhile is a difference when it is back.

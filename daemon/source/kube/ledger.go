@@ -133,16 +133,15 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 	faults := l.faults()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	u.Problems = l.problems(faults)
 	if !l.begun && !l.mayBegin(late || len(faults) > 0) {
 		if len(faults) == 0 {
 			return u, 0, false
 		}
-		u.Whole, u.Unknown = true, faults[0].String()
+		u.Whole, u.Unknown, u.Problems = true, faults[0].String(), l.problems(faults)
 		return u, 0, l.differs(u)
 	}
-	u.Objects = l.count()
 	u.Whole, l.begun = !l.begun, true
+	u.Objects, u.Problems = l.count(), l.problems(faults)
 	if len(l.news) == 0 && !u.Whole && !l.differs(u) {
 		return u, 0, false
 	}

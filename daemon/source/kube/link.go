@@ -100,13 +100,12 @@ func (l *link) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interf
 			return err
 		}
 		l.stands()
-		out = &stream{Interface: watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
+		out = newStream(w, func(e watch.Event) {
 			dog.Reset(silence)
 			if ctx.Err() == nil { // else it is this end that hung up
 				l.hear(e)
 			}
-			return e, true
-		}), stop: stop, ended: l.ended}
+		}, func() { stop(); l.ended() })
 		return nil
 	})
 	return out, err
@@ -276,28 +275,4 @@ func tidy(err error) string {
 		line = line[:300] + "…"
 	}
 	return line
-}
-
-// A page is a list of items.
-type page struct {
-	metav1.TypeMeta
-	metav1.ListMeta
-	Items []runtime.Object
-}
-
-// DeepCopyObject returns the page itself: nobody changes it.
-func (p *page) DeepCopyObject() runtime.Object { return p }
-
-// A stream is a watch that says when it is stopped.
-type stream struct {
-	watch.Interface
-	stop  func()
-	ended func()
-}
-
-// Stop ends the watch.
-func (s *stream) Stop() {
-	s.ended()
-	s.Interface.Stop()
-	s.stop()
 }

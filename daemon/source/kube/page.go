@@ -4,8 +4,19 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
+
+// A page is a list of items.
+type page struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []runtime.Object
+}
+
+// DeepCopyObject returns the page itself: nobody changes it.
+func (p *page) DeepCopyObject() runtime.Object { return p }
 
 // page makes items of a list's objects, so that these are not all there at once
 // with what is made of them. What is no list of this kind is an error: whoever

@@ -1,0 +1,195 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	netv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/podwall/podwall/internal/policy"
+)
+
+// everything is one object of each kind with all that policy makes of it.
+func everything(t *testing.T) map[string]runtime.Object {
+	return map[string]runtime.Object{
+		"namespaces": read[corev1.Namespace](t, `{metadata: {name: shop, uid: n, labels: {team: blue}}}`),
+		"networkpolicies": read[netv1.NetworkPolicy](t, `
+metadata: {namespace: shop, name: web, uid: p}
+spec:
+  podSelector: {matchLabels: {app: web}, matchExpressions: [{key: tier, operator: NotIn, values: [a, b]}]}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: fe}}}, {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}, {ipBlock: {cidr: "fd00::/8"}}]
+    ports: [{port: 80}, {port: http, protocol: TCP}, {port: 8000, endPort: 8010, protocol: UDP}]
+  - {}
+  egress:
+  - to: [{podSelector: {}}]
+`),
+		"pods": read[corev1.Pod](t, `
+metadata: {namespace: shop, name: web, uid: u, labels: {app: web}, annotations: {podwall.io/raw-sockets: allow}}
+spec: {nodeName: here, runtimeClassName: kata, containers: [{name: c, ports: [{name: http, containerPort: 80}], securityContext: {privileged: true}}]}
+status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
+`),
+		"host":  read[corev1.Pod](t, `{metadata: {namespace: shop, name: agent, uid: h}, spec: {hostNetwork: true, nodeName: here, containers: [{name: c}]}, status: {podIP: 192.0.2.1}}`),
+		"nodes": read[corev1.Node](t, `{metadata: {name: here, uid: o, labels: {zone: a}}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}`),
+		"services": read[corev1.Service](t, `
+metadata: {namespace: shop, name: web, uid: s}
+spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, "fd96::1"], ports: [{name: http, port: 80, nodePort: 30080}]}
+`),
+		"endpointslices": read[discoveryv1.EndpointSlice](t, `
+metadata: {namespace: shop, name: web-1, uid: e, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.0.0.1], conditions: {ready: true}}, {addresses: [10.0.0.2], conditions: {ready: false}}]
+`),
+	}
+}
+
+// stocked is a desk with everything, all of it published and stored.
+func stocked(t *testing.T, files Files) *desk {
+	t.Helper()
+	d := newDesk(t, files)
+	for resource, o := range everything(t) {
+		d.must(d.of[resource].Replace([]any{o}, "1"))
+	}
+	if !d.take(false) || !d.last.Whole {
+		t.Fatalf("published %+v", d.last)
+	}
+	d.save(func(object) bool { return true }, 0)
+	if d.stamp(time.Time{}).IsZero() {
+		t.Fatal("not all is stored")
+	}
+	return d
+}
+
+// What is stored comes back as it was, and is in force once nothing better is to be
+// had. What the API server says then is compared with it.
+func TestRestore(t *testing.T) {
+	files := newMemory()
+	first := stocked(t, files)
+	d := newDesk(t, files)
+	d.restore()
+	if d.take(false) {
+		t.Fatalf("published %+v without having waited for the API server", d.last)
+	}
+	if !d.take(true) || !d.last.Whole || d.last.Unknown != "" {
+		t.Fatalf("published %+v", d.last)
+	}
+	if !reflect.DeepEqual(sorted(d.last.Set), sorted(first.last.Set)) {
+		t.Errorf("restored %+v\nstored %+v", d.last.Set, first.last.Set)
+	}
+	if len(d.last.Problems) != 1 || !strings.Contains(d.last.Problems[0].Message, "not read since podwalld started") {
+		t.Errorf("problems %v", d.last.Problems)
+	}
+	if _, ok := d.knows(policy.Name{Namespace: "shop", Name: "web"}, "u"); !ok {
+		t.Error("the pod's UID is not known")
+	}
+	for resource, o := range everything(t) {
+		d.must(d.of[resource].Replace([]any{o}, "1"))
+	}
+	if d.take(false); d.last.Whole || !reflect.DeepEqual(d.last.Change, policy.Change{}) || len(d.last.Problems) > 0 {
+		t.Errorf("the same from the API server is published as %+v", d.last)
+	}
+	if !d.from().IsZero() {
+		t.Error("it still says that what is in force is from before")
+	}
+}
+
+// sorted is s with its pods in order; of the other kinds there is one each.
+func sorted(s policy.Snapshot) policy.Snapshot {
+	if len(s.Pods) == 2 && s.Pods[0].Name > s.Pods[1].Name {
+		s.Pods = []policy.Pod{s.Pods[1], s.Pods[0]}
+	}
+	return s
+}
+
+// A world that can't be relied on is none: not enough would be closed by it.
+func TestRestoreDamaged(t *testing.T) {
+	for name, spoil := range map[string]func(map[string][]byte){
+		"it was never stored to its end":  func(c map[string][]byte) { delete(c, complete) },
+		"the stamp is no stamp":           func(c map[string][]byte) { c[complete] = []byte("yes") },
+		"a policy is no JSON":             func(c map[string][]byte) { c[".kube/1/NetworkPolicy/shop/web"] = []byte("{") },
+		"a policy is another kind's":      func(c map[string][]byte) { c[".kube/1/NetworkPolicy/shop/web"] = []byte(`{"object": []}`) },
+		"a pod has an address that isn't": func(c map[string][]byte) { c[".kube/1/Pod/shop/web"] = []byte(`{"object": {"Addresses": ["x"]}}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := newMemory()
+			stocked(t, files)
+			spoil(files.contents)
+			d := newDesk(t, files)
+			d.restore()
+			if d.take(true) {
+				t.Fatalf("published %+v", d.last)
+			}
+			d.list()
+			if !d.take(false) || !reflect.DeepEqual(d.last.Set, policy.Snapshot{}) {
+				t.Errorf("published %+v, want what the API server says: nothing", d.last)
+			}
+			d.save(func(object) bool { return true }, 0)
+			for name := range files.contents {
+				if name != complete {
+					t.Errorf("%s is left", name)
+				}
+			}
+		})
+	}
+	t.Run("the store can't be read", func(t *testing.T) {
+		files := newMemory()
+		files.fault = errors.New("input/output error")
+		d := newDesk(t, files)
+		if d.restore(); d.take(true) {
+			t.Errorf("published %+v", d.last)
+		}
+	})
+}
+
+// Policies and namespaces are stored before they are in force, the rest in batches.
+func TestSaving(t *testing.T) {
+	files := newMemory()
+	d := stocked(t, files)
+	writes := files.writes
+	d.must(d.of["networkpolicies"].Replace(nil, "2"))
+	for i := range 3 * batch {
+		d.must(d.of["pods"].Add(pod(fmt.Sprint("p", i), "2", "a")))
+	}
+	d.take(false)
+	if files.has(".kube/1/NetworkPolicy/shop/web") {
+		t.Error("the policy is not in force any more, and is stored")
+	}
+	if n := files.writes - writes; n != 1 {
+		t.Errorf("%d transactions before it was published, want 1", n)
+	}
+	if n := d.save(func(object) bool { return true }, batch); n != batch {
+		t.Errorf("a batch of %d, want %d", n, batch)
+	}
+	if last := time.Now(); d.stamp(last) != last {
+		t.Error("stamped with pods that are not stored")
+	}
+}
+
+// What can't be stored is said, and stored when it can.
+func TestFullDisk(t *testing.T) {
+	files := newMemory()
+	d := stocked(t, files)
+	files.fault = errors.New("no space left on device")
+	d.must(d.of["networkpolicies"].Replace(nil, "2"))
+	d.take(false)
+	if d.take(false); len(d.last.Problems) != 1 || !strings.Contains(d.last.Problems[0].Message, "no space left on device") {
+		t.Errorf("problems %v", d.last.Problems)
+	}
+	if len(d.current.Policies) > 0 {
+		t.Error("what can't be stored is not in force")
+	}
+	files.fault = nil
+	d.saveFirst()
+	if d.take(false); len(d.last.Problems) > 0 || files.has(".kube/1/NetworkPolicy/shop/web") {
+		t.Errorf("problems %v; the store has %d", d.last.Problems, len(files.contents))
+	}
+}
