@@ -140,6 +140,15 @@ func (n *Node) Crictl(ctx context.Context, args ...string) (string, error) {
 	return n.Exec(ctx, append([]string{"crictl", "-r", socket, "-i", socket}, args...)...)
 }
 
+// staticPods is where a kubelet finds pods that no API server knows of.
+const staticPods = "/var/lib/kubelet/static"
+
+// StaticPod has the kubelet run a pod of its own. Its name in the cluster is the
+// pod's with the node's behind it.
+func (n *Node) StaticPod(p Pod) error {
+	return os.WriteFile(filepath.Join(n.disk, staticPods, p.Name+".json"), []byte(p.Manifest()), 0o644)
+}
+
 // startKubernetes starts the kubelet and kube-proxy.
 func (n *Node) startKubernetes() error {
 	var ips []netip.Addr
@@ -147,7 +156,7 @@ func (n *Node) startKubernetes() error {
 		ips = append(ips, n.Address(f))
 	}
 	p, group := n.cluster.pki, n.cluster.cgroup(n)
-	if err := errors.Join(makeCgroup(group), n.issue(ips)); err != nil {
+	if err := errors.Join(makeCgroup(group), n.issue(ips), os.MkdirAll(filepath.Join(n.disk, staticPods), 0o755)); err != nil {
 		return err
 	}
 	kubelet, err := n.writeConfig("kubelet", n.kubeletConfig(group))
@@ -209,7 +218,7 @@ func (n *Node) kubeletConfig(group string) map[string]any {
 		"clusterDNS":                    []string{n.cluster.Families[0].services().Addr().Next().Next().String()},
 		"clusterDomain":                 "cluster.local",
 		"resolvConf":                    "/dev/null",
-		"staticPodPath":                 "/var/lib/kubelet/static",
+		"staticPodPath":                 staticPods,
 		"volumePluginDir":               "/var/lib/kubelet/plugins",
 		"maxPods":                       200,
 		"kubeAPIQPS":                    200, "kubeAPIBurst": 400,

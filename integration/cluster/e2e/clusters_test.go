@@ -14,7 +14,10 @@ var (
 
 // config is c with podwall in it, as the flags say.
 func config(c cluster.Config) cluster.Config {
-	c.Podwall, c.Product = cluster.Podwall(*installed), *product
+	c.Product = *product
+	if c.Podwall == "" {
+		c.Podwall = cluster.Podwall(*installed)
+	}
 	return c
 }
 
@@ -62,5 +65,14 @@ func TestIPv6(t *testing.T) {
 		suite{name: "services", run: services},
 		suite{name: "race", run: race},
 		suite{name: "netpol", run: netpol},
+	)
+}
+
+// TestService is a cluster in which podwalld is no pod, but a service of each
+// node.
+func TestService(t *testing.T) {
+	judge(t, config(cluster.Config{Podwall: cluster.Direct}),
+		suite{name: "boot without API server", run: bootAlone},
+		suite{name: "reboot", run: reboot},
 	)
 }

@@ -37,27 +37,66 @@ func (v *vigil) restarted(t *testing.T, n *cluster.Node) {
 }
 
 // apiServerAway stops podwalld while nobody can be asked what the policies are.
-// It must go on with what it knew, and learn what was missed afterwards.
+// It must go on with what it knew, let no pod start that it can't know, and learn
+// afterwards what it missed.
 func apiServerAway(t *testing.T, c *cluster.Cluster) {
 	v := keepVigil(t, c, "away", c.Families[0])
-	v.must(c.StopAPIServer())
-	t.Cleanup(func() {
-		if !c.Control.Running("apiserver") {
-			v.must(c.StartAPIServer(context.Background()))
-		}
-	})
+	v.stopAPIServer(t)
 	for _, n := range c.Nodes {
 		v.must(n.KillDaemon(t.Context()))
+		v.servesAlone(t, n)
 	}
-	for _, n := range c.Nodes {
-		v.must(c.Until(t.Context(), "podwalld serves on "+n.Name+" from what it knew", func(ctx context.Context) error {
-			_, err := n.Policyctl(ctx, "get", "policies")
-			return err
-		}))
-	}
+	stranger := v.pod("static", "", watched)
+	stranger.Args = []string{"flood", "static", v.addr["bad"].String()}
+	n := c.Nodes[1]
+	v.must(n.StaticPod(stranger))
+	v.must(c.Until(t.Context(), "the runtime tries to start the static pod", func(ctx context.Context) error {
+		_, err := n.Exec(ctx, "grep", "-q", "static-"+n.Name, n.Log("kubelet"))
+		return err
+	}))
 	v.must(c.StartAPIServer(t.Context()))
 	v.must(c.Enforcing(t.Context()))
+	stranger.Name = "static-" + n.Name
+	v.must(c.Until(t.Context(), "the static pod runs", func(ctx context.Context) error {
+		_, err := v.ExecPod(ctx, stranger, "/bin/true")
+		return err
+	}))
 	v.undisturbed(t)
+	v.closed(t)
+}
+
+// stopAPIServer stops the API server until the test starts it again, or ends.
+func (v *vigil) stopAPIServer(t *testing.T) {
+	t.Helper()
+	v.must(v.StopAPIServer())
+	t.Cleanup(func() {
+		if !v.Control.Running("apiserver") {
+			v.must(v.StartAPIServer(context.Background()))
+		}
+	})
+}
+
+// servesAlone waits until podwalld serves from what it knew.
+func (v *vigil) servesAlone(t *testing.T, n *cluster.Node) {
+	t.Helper()
+	v.must(v.Until(t.Context(), "podwalld serves on "+n.Name+" from what it knew", func(ctx context.Context) error {
+		_, err := n.Policyctl(ctx, "get", "policies")
+		return err
+	}))
+}
+
+// bootAlone boots a node, with podwalld as a service of its own, while nobody can
+// be asked what the policies are.
+func bootAlone(t *testing.T, c *cluster.Cluster) {
+	v := keepVigil(t, c, "alone", c.Families[0])
+	n := c.Nodes[1]
+	v.must(n.PowerOff())
+	v.stopAPIServer(t)
+	v.must(n.Boot(t.Context()))
+	v.servesAlone(t, n)
+	v.must(c.StartAPIServer(t.Context()))
+	v.must(c.Ready(t.Context()))
+	v.restarted(t, n)
 	v.closed(t)
 }
 
