@@ -17,7 +17,18 @@ import (
 func (d *daemon) newMetrics() *metrics.Metrics {
 	return metrics.New(version.Version, metrics.Sources{
 		Status: d.status, Behind: d.keeper.Behind, Dropped: d.keeper.Dropped, Pods: d.cfg.MetricsPods,
+		Events: d.eventCounts,
 	})
+}
+
+// eventCounts is what the Hub has counted.
+func (d *daemon) eventCounts() metrics.Events {
+	s := d.events.Stats()
+	e := metrics.Events{Seen: map[string]uint64{}, Suppressed: s.Hidden, Lost: s.Lost, Skipped: s.Skipped, Malformed: s.Malformed}
+	for fate, n := range s.Events {
+		e.Seen[fate.String()] = n
+	}
+	return e
 }
 
 // heard passes a notice on to those who care.

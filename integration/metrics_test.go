@@ -22,18 +22,23 @@ import (
 	"github.com/podwall/podwall/integration/lab"
 )
 
-// closed isolates shop/api and lets nobody in.
+// closed isolates shop/api and lets nobody in; nor into shop/old, were that not
+// audited.
 const closed = `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: shop, name: closed}
 spec:
-  podSelector: {matchLabels: {app: api}}
+  podSelector: {matchExpressions: [{key: app, operator: In, values: [api, old]}]}
   policyTypes: [Ingress]
 ---
 apiVersion: v1
 kind: Pod
 metadata: {namespace: shop, name: api, labels: {app: api}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: old, labels: {app: old}, annotations: {podwall.io/audit: "true"}}
 `
 
 // scrape gets the metrics of the node's podwalld, as text.
@@ -71,9 +76,11 @@ func families(t *testing.T, text string) map[string]*dto.MetricFamily {
 // address by default; docs/metrics.md names each metric there is, and the
 // dashboard and the alerts name no other.
 func TestMetrics(t *testing.T) {
-	n := startNode(t, closed)
-	web, api := addPod(t, n, "shop", "web"), addPod(t, n, "shop", "api")
-	expect(t, tcp(web, api, false))
+	n := newNode(t)
+	must(t, n.WriteManifest("closed.yaml", closed))
+	must(t, n.Start(t.Context(), "--pod-annotations", "audit"))
+	web, api, old := addPod(t, n, "shop", "web"), addPod(t, n, "shop", "api"), addPod(t, n, "shop", "old")
+	expect(t, tcp(web, api, false), tcp(web, old, true))
 	var text string
 	var got map[string]*dto.MetricFamily
 	eventually(t, func() error { // the counters of drops may be seconds old
@@ -85,13 +92,16 @@ func TestMetrics(t *testing.T) {
 		if v := value(got["podwall_dropped_packets_total"], "namespace=shop pod=api direction=ingress reason=policy"); v < 1 {
 			return fmt.Errorf("%v packets of shop/api dropped, want some", v)
 		}
+		if v := value(got["podwall_audited_packets_total"], "namespace=shop pod=old direction=ingress"); v < 1 {
+			return fmt.Errorf("%v packets of shop/old audited, want some", v)
+		}
 		return nil
 	})
 	for name, want := range map[string]struct {
 		labels string
 		least  float64
 	}{
-		"podwall_attachments":                          {"state=Enforced", 2},
+		"podwall_attachments":                          {"state=Enforced", 3},
 		"podwall_ready":                                {"", 1},
 		"podwall_add_duration_seconds":                 {"result=ok", 2},
 		"podwall_add_phase_duration_seconds":           {"phase=apply", 2},

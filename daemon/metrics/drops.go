@@ -27,6 +27,8 @@ var (
 		"namespace", "pod", "direction", "reason")
 	droppedBytes = newReading(prometheus.CounterValue, "dropped_bytes_total",
 		"Bytes of the packets that pods' rules dropped.", "namespace", "pod", "direction", "reason")
+	auditedPackets = newReading(prometheus.CounterValue, "audited_packets_total",
+		"Packets that policies would have dropped, had their pod not been audited.", "namespace", "pod", "direction")
 	unread = newReading(prometheus.GaugeValue, "drops_unread_attachments",
 		"Attachments whose counters of drops could not be read at the last reading, or not in time.")
 	readingTook = newReading(prometheus.GaugeValue, "drops_reading_duration_seconds",
@@ -214,7 +216,7 @@ func podOf(a reconcile.Dropped) podID {
 
 // Describe is prometheus.Collector's.
 func (d *drops) Describe(to chan<- *prometheus.Desc) {
-	for _, r := range []reading{droppedPackets, droppedBytes, unread, readingTook} {
+	for _, r := range []reading{droppedPackets, droppedBytes, auditedPackets, unread, readingTook} {
 		to <- r.desc
 	}
 }
@@ -227,6 +229,10 @@ func (d *drops) Collect(to chan<- prometheus.Metric) {
 	to <- readingTook.of(d.took.Seconds())
 	for id, s := range d.pods {
 		for k, n := range s.counts {
+			if k.reason == reconcile.ReasonAudit {
+				to <- auditedPackets.of(float64(n.Packets), id.namespace, id.name, k.direction)
+				continue
+			}
 			labels := []string{id.namespace, id.name, k.direction, string(k.reason)}
 			to <- droppedPackets.of(float64(n.Packets), labels...)
 			to <- droppedBytes.of(float64(n.Bytes), labels...)

@@ -30,9 +30,11 @@ type Sources struct {
 
 // Events counts verdict events since the daemon started.
 type Events struct {
-	Seen       uint64 // taken from the kernel
-	Suppressed uint64 // held back by a pod's limit: counted, not shown
-	Lost       uint64 // sent by the kernel and not received
+	Seen       map[string]uint64 // taken from the kernel, by verdict
+	Suppressed uint64            // held back by a pod's limit: counted, not shown
+	Lost       uint64            // sent by the kernel and not received
+	Skipped    uint64            // not shown to a monitor that was too slow
+	Malformed  uint64            // what came could not be read
 }
 
 // Metrics are podwalld's. It is a reconcile.Observer and a server.Observer; its

@@ -15,6 +15,7 @@ import (
 	"github.com/podwall/podwall/daemon/server"
 	"github.com/podwall/podwall/daemon/tamper"
 	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/nft"
 )
 
 // newMetrics returns those of a daemon that has one pod, which dropped 7 packets.
@@ -24,12 +25,18 @@ func newMetrics() *Metrics {
 	return New("v1", Sources{
 		Status: func() api.Status {
 			return api.Status{Ready: true, Attachments: map[api.State]int{api.StateEnforced: 1},
-				Source: api.SourceStatus{Synced: true, SyncedAt: time.Unix(1e9, 5e8), Objects: map[string]int{"Pod": 3}},
+				Source: api.SourceStatus{Synced: true, SyncedAt: time.Unix(1e9, 5e8), Lag: 7 * time.Second, Objects: map[string]int{"Pod": 3}},
 				Store:  api.StoreStatus{Bytes: 4096}, Problems: []api.Problem{{}}}
 		},
-		Behind:  func() time.Duration { return 2 * time.Second },
-		Dropped: n.read, Pods: 0,
-		Events: func() Events { return Events{Seen: 5, Suppressed: 2, Lost: 1} },
+		Behind: func() time.Duration { return 2 * time.Second },
+		Dropped: func(ctx context.Context) []reconcile.Dropped {
+			all := n.read(ctx)
+			all[0].Drops = append(all[0].Drops, reconcile.Drop{Direction: "egress", Reason: reconcile.ReasonAudit, Count: nft.Count{Packets: 2}})
+			return all
+		},
+		Events: func() Events {
+			return Events{Seen: map[string]uint64{"Drop": 5}, Suppressed: 2, Lost: 1, Skipped: 3, Malformed: 4}
+		},
 	})
 }
 
@@ -84,7 +91,12 @@ func TestScrape(t *testing.T) {
 		`podwall_dropped_packets_total{direction="ingress",namespace="",pod="others",reason="policy"} 7`,
 		`podwall_dropped_bytes_total{direction="ingress",namespace="",pod="others",reason="policy"} 420`,
 		`podwall_drops_unread_attachments 0`,
-		`podwall_events_total 5`,
+		`podwall_events_total{verdict="Drop"} 5`,
+		`podwall_events_total{verdict="Accept"} 0`,
+		`podwall_events_skipped_total 3`,
+		`podwall_events_malformed_total 4`,
+		`podwall_source_lag_seconds 7`,
+		`podwall_audited_packets_total{direction="egress",namespace="",pod="others"} 2`,
 		`podwall_events_suppressed_total 2`,
 		`podwall_events_lost_total 1`,
 		`podwall_store_size_bytes 4096`,

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/ruleset"
 )
 
 // A reading is a metric that is asked for at each scrape.
@@ -33,20 +34,26 @@ var (
 	storeSize   = newReading(prometheus.GaugeValue, "store_size_bytes", "Size of the database file.")
 	synced      = newReading(prometheus.GaugeValue, "source_last_update_timestamp_seconds", "When the source said something new; 0 before it has spoken.")
 	objects     = newReading(prometheus.GaugeValue, "source_objects", "Objects that the source has, by kind.", "kind")
-	seen        = newReading(prometheus.CounterValue, "events_total", "Verdict events taken from the kernel.")
+	seen        = newReading(prometheus.CounterValue, "events_total", "Verdict events taken from the kernel, by what became of the packet.", "verdict")
 	suppressed  = newReading(prometheus.CounterValue, "events_suppressed_total", "Verdict events that a pod's limit held back; their packets are in the counters of drops.")
+	malformed   = newReading(prometheus.CounterValue, "events_malformed_total", "Messages of the kernel's about packets that could not be read.")
+	skipped     = newReading(prometheus.CounterValue, "events_skipped_total", "Verdict events not shown to a policyctl monitor that was too slow.")
+	lag         = newReading(prometheus.GaugeValue, "source_lag_seconds", "For how long what the source would say has not come through; 0 if it comes through.")
 	eventsLost  = newReading(prometheus.CounterValue, "events_lost_total", "Verdict events that the kernel sent and the daemon did not receive.")
 )
 
 // States, in the order of api.
 var states = []api.State{api.StateEnforced, api.StatePending, api.StateError, api.StateDrifted, api.StateUnprotected}
 
+// The verdicts of events, as api has them.
+var verdicts = []string{ruleset.Dropped.String(), ruleset.Accepted.String(), ruleset.Audited.String()}
+
 // A state is the Collector of what is asked at each scrape.
 type state struct{ Sources }
 
 // Describe is prometheus.Collector's.
 func (state) Describe(to chan<- *prometheus.Desc) {
-	for _, r := range []reading{ready, attachments, problems, pendingAge, storeSize, synced, objects, seen, suppressed, eventsLost} {
+	for _, r := range []reading{ready, attachments, problems, pendingAge, storeSize, synced, lag, objects, seen, suppressed, eventsLost, skipped, malformed} {
 		to <- r.desc
 	}
 }
@@ -66,6 +73,7 @@ func (s state) Collect(to chan<- prometheus.Metric) {
 		last = float64(st.Source.SyncedAt.UnixMilli()) / 1000
 	}
 	to <- synced.of(last)
+	to <- lag.of(st.Source.Lag.Seconds())
 	for kind, n := range st.Source.Objects {
 		to <- objects.of(float64(n), kind)
 	}
@@ -73,9 +81,13 @@ func (s state) Collect(to chan<- prometheus.Metric) {
 	if s.Events != nil {
 		e = s.Events()
 	}
-	to <- seen.of(float64(e.Seen))
+	for _, v := range verdicts {
+		to <- seen.of(float64(e.Seen[v]), v)
+	}
 	to <- suppressed.of(float64(e.Suppressed))
 	to <- eventsLost.of(float64(e.Lost))
+	to <- skipped.of(float64(e.Skipped))
+	to <- malformed.of(float64(e.Malformed))
 }
 
 func number(b bool) float64 {

@@ -18,6 +18,7 @@ const (
 	ReasonRule      Reason = "rule"      // a rule drops it
 	ReasonUntracked Reason = "untracked" // it belongs to no connection
 	ReasonForged    Reason = "forged"    // it has another's address, or came past the IP stack
+	ReasonAudit     Reason = "audit"     // it was not: a policy would drop it, but its pod is audited
 )
 
 // A Drop counts the packets that one attachment's rules dropped in one direction
@@ -82,20 +83,37 @@ func dropsOf(iface string, rs ruleset.RuleSet, counts map[string]nft.Count) []Dr
 		}
 		return n
 	}
-	list := []Drop{
-		{"both", ReasonUntracked, sum(ruleset.UntrackedCounter(iface))},
-		{ruleset.Egress.String(), ReasonForged, sum(ruleset.ForgedCounter(iface), ruleset.GuardCounter(iface))},
-	}
+	list := []Drop{{ruleset.Egress.String(), ReasonForged, sum(ruleset.ForgedCounter(iface), ruleset.GuardCounter(iface))}}
+	open := true
 	for _, d := range []ruleset.Direction{ruleset.Ingress, ruleset.Egress} {
-		var rules []string
-		for _, t := range rs.Enforced(d).Tiers {
-			for _, r := range t.Rules {
-				if r.Action == ruleset.Drop {
-					rules = append(rules, ruleset.CounterOf(iface, d, t.Name, r))
-				}
-			}
-		}
-		list = append(list, Drop{d.String(), ReasonPolicy, sum(ruleset.DropCounter(iface, d))}, Drop{d.String(), ReasonRule, sum(rules...)})
+		open = open && rs.Enforced(d).Open()
+		dropping, audited := refusals(iface, rs, d)
+		list = append(list,
+			Drop{d.String(), ReasonPolicy, sum(ruleset.DropCounter(iface, d))},
+			Drop{d.String(), ReasonRule, sum(dropping...)},
+			Drop{d.String(), ReasonAudit, sum(append(audited, ruleset.AuditCounter(iface, d))...)})
+	}
+	if !open { // else such packets pass, and are counted all the same
+		list = append(list, Drop{"both", ReasonUntracked, sum(ruleset.UntrackedCounter(iface))})
 	}
 	return list
+}
+
+// refusals are the counters of the rules that drop, and of those that would
+// without audit.
+func refusals(iface string, rs ruleset.RuleSet, d ruleset.Direction) (dropping, audited []string) {
+	enforced := rs.Enforced(d)
+	for i, t := range rs.Chain(d).Tiers {
+		for j, r := range t.Rules {
+			name := ruleset.CounterOf(iface, d, t.Name, r)
+			switch {
+			case r.Action != ruleset.Drop:
+			case enforced.Tiers[i].Rules[j].Action == ruleset.Drop:
+				dropping = append(dropping, name)
+			default:
+				audited = append(audited, name)
+			}
+		}
+	}
+	return dropping, audited
 }

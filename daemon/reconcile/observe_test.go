@@ -144,8 +144,10 @@ func TestDropped(t *testing.T) {
 			ruleset.ForgedCounter("eth0"):                {Packets: 1, Bytes: 60},
 			ruleset.GuardCounter("eth0"):                 {Packets: 2, Bytes: 120},
 			ruleset.DropCounter("eth1", ruleset.Ingress): {Packets: 9},
+			ruleset.AuditCounter("eth0", ruleset.Egress): {Packets: 5},
 		}, nil
 	}
+	open := ruleset.Chain{Tiers: []ruleset.Tier{{Name: ruleset.TierPolicy, Default: ruleset.Accept}}, Default: ruleset.Accept}
 	all := b.Dropped(t.Context())
 	if len(all) != 2 {
 		t.Fatalf("Dropped = %+v, want both attachments", all)
@@ -159,6 +161,7 @@ func TestDropped(t *testing.T) {
 	want := map[Drop]bool{
 		{"ingress", ReasonPolicy, nft.Count{Packets: 3, Bytes: 180}}: true,
 		{"egress", ReasonForged, nft.Count{Packets: 3, Bytes: 180}}:  true,
+		{"egress", ReasonAudit, nft.Count{Packets: 5}}:               true,
 	}
 	for _, d := range all[0].Drops {
 		if d.Packets != 0 && !want[d] {
@@ -168,6 +171,12 @@ func TestDropped(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("missing: %+v", want)
+	}
+	// Where nothing is dropped, what belongs to no connection is counted and passes.
+	for _, d := range dropsOf("eth0", ruleset.RuleSet{Ingress: open, Egress: open}, map[string]nft.Count{ruleset.UntrackedCounter("eth0"): {Packets: 1}}) {
+		if d.Packets != 0 {
+			t.Errorf("of an open pod: %+v", d)
+		}
 	}
 	late, stop := context.WithCancel(t.Context())
 	stop()
