@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/integration/lab"
+	"github.com/podwall/podwall/internal/api"
 )
 
 // Many pods with sets of many addresses: podwalld knows the addresses once, the
@@ -125,7 +126,12 @@ func TestKilledForMemory(t *testing.T) {
 	g.write(t, g.limit, g.all)
 	must(t, n.Start(t.Context()))
 	must(t, n.plugin(t.Context(), "ADD", late))
-	n.knows(t, append(crowd, late)...)
+	eventually(t, func() error { // what each says; to read all their sets takes longer than the rest
+		if now := n.status(t).Attachments; now[api.StateEnforced] != len(crowd)+4 {
+			return fmt.Errorf("attachments: %v", now)
+		}
+		return nil
+	})
 	expect(t, tcp(n.stranger, n.web, true), tcp(n.web, n.stranger, false))
 	for _, s := range streams {
 		s.end(t)
