@@ -105,8 +105,8 @@ func (s *site) start(ctx context.Context, pods map[string]string) (err error) {
 	if err := s.Launch("--tamper-protection", "on", "--cni-cache-dir", filepath.Join(s.Dir, "none")); err != nil {
 		return err
 	}
-	if _, err := s.Policyctl(ctx, "status", "--wait", "60s"); err != nil {
-		return fmt.Errorf("wait for podwalld: %w\n%s", err, s.LogTail())
+	if err := serves(ctx, s.Node); err != nil {
+		return err
 	}
 	bare := s.Network().WithChain()
 	if s.client, err = s.attach(ctx, bare, fmt.Sprintf("peer-%d", clientIndex), clientAddr); err != nil {

@@ -71,6 +71,8 @@ func axes() []axis {
 	return []axis{
 		{"datapath", "Datapath", datapathText, (*bench).datapath, true},
 		{"add", "ADD", addText, (*bench).adds, true},
+		{"events", "Events", eventsText, (*bench).events, true},
+		{"change", "Change to kernel", changeText, (*bench).changes, true},
 	}
 }
 

@@ -156,12 +156,14 @@ func (s *site) byHand(ctx context.Context, name, rules string) error {
 		return err
 	}
 	file := filepath.Join(s.Dir, "hand.nft")
-	if err := os.WriteFile(file, []byte(rules), 0o644); err != nil {
+	if err := writeFile(file, rules); err != nil {
 		return err
 	}
 	_, err := s.subjects[name].pod.RunErr("nft -f " + file)
 	return err
 }
+
+func writeFile(path, content string) error { return os.WriteFile(path, []byte(content), 0o644) }
 
 // tracking is what makes the kernel track connections, and nothing else.
 const tracking = "table inet filter {\n\tchain input { type filter hook input priority filter; ct state established accept; }\n}\n"
