@@ -22,7 +22,7 @@ func (c *Cluster) wireControl(ctx context.Context) error {
 	return c.Control.Script(ctx, s.String())
 }
 
-const forwarding = "sysctl -qw net.ipv4.ip_forward=1\nsysctl -qw net.ipv6.conf.all.forwarding=1\n"
+const forwarding = "echo 1 >/proc/sys/net/ipv4/ip_forward\necho 1 >/proc/sys/net/ipv6/conf/all/forwarding\n"
 
 // wireNode connects a node to the switch, and tells everyone where its pods are.
 func (c *Cluster) wireNode(ctx context.Context, n *Node) error {
@@ -51,7 +51,7 @@ func (c *Cluster) wireNode(ctx context.Context, n *Node) error {
 		}
 	}
 	// kube-proxy wants to see what the bridge passes between pods of one node.
-	s.WriteString(forwarding + "sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1\n")
+	s.WriteString(forwarding + "for f in iptables ip6tables; do echo 1 >/proc/sys/net/bridge/bridge-nf-call-$f; done\n")
 	if err := n.Script(ctx, s.String()); err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ func TestIPv4(t *testing.T) {
 	judge(t, config(cluster.Config{}),
 		suite{name: "netpol", run: netpol},
 		suite{name: "services", run: services},
+		suite{name: "kubelet", run: kubelet},
 		suite{name: "race", run: race},
 		suite{name: "reboot", run: reboot},
 		suite{name: "API server away", run: apiServerAway},
@@ -36,8 +37,7 @@ func TestIPv4(t *testing.T) {
 	)
 }
 
-// TestIPTables is kube-proxy's older mode, below podwall's newest runtime: the
-// one calls STATUS, and the other is asked about every Service.
+// TestIPTables is kube-proxy's older mode, and the newer runtime.
 func TestIPTables(t *testing.T) {
 	judge(t, config(cluster.Config{Proxy: "iptables", Containerd: cluster.Containerd2, CNIVersion: "1.1.0"}),
 		suite{name: "services", run: services},
@@ -69,9 +69,10 @@ func TestIPv6(t *testing.T) {
 }
 
 // TestService is a cluster in which podwalld is no pod, but a service of each
-// node.
+// node, below a runtime that asks for its status.
 func TestService(t *testing.T) {
-	judge(t, config(cluster.Config{Podwall: cluster.Direct}),
+	judge(t, config(cluster.Config{Podwall: cluster.Direct, Containerd: cluster.Containerd2, CNIVersion: "1.1.0"}),
+		suite{name: "STATUS", run: status},
 		suite{name: "boot without API server", run: bootAlone},
 		suite{name: "reboot", run: reboot},
 	)

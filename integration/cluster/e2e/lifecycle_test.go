@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/podwall/podwall/integration/cluster"
@@ -183,4 +184,31 @@ func uninstall(t *testing.T, c *cluster.Cluster) {
 	v.must(c.Enforcing(t.Context()))
 	v.chained(t)
 	v.denied(t, flow{free, "tcp", v.addr["bad"]}) // it is adopted as it runs
+}
+
+// status takes podwalld away below a runtime that asks STATUS: the node must say
+// that its network is not ready, and why, for as long.
+func status(t *testing.T, c *cluster.Cluster) {
+	n := c.Nodes[0]
+	if err := n.Stop("podwalld"); err != nil {
+		t.Fatal(err)
+	}
+	said := func(ctx context.Context) (string, error) {
+		return c.Kubectl(ctx, "get", "node", n.Name, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].message}`)
+	}
+	if err := c.Until(t.Context(), n.Name+" is not ready, and says that podwalld is away", func(ctx context.Context) error {
+		out, err := said(ctx)
+		if err == nil && !(strings.HasPrefix(out, "False ") && strings.Contains(out, "podwall")) {
+			err = errors.New(out)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := n.StartDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
