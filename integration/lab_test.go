@@ -3,58 +3,26 @@ package integration
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/podwall/podwall/integration/lab"
+	"github.com/podwall/podwall/integration/lab/labtest"
 	"github.com/podwall/podwall/internal/api"
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	// Tests wait for packets that don't come far more than they compute.
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		if err := flag.Set("test.parallel", "8"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(lab.Private(m.Run))
-}
+func TestMain(m *testing.M) { labtest.Main(m, 8) }
 
 // settling is how long the kernel may take to be as policy says.
 const settling = 10 * time.Second
 
-// nodeName makes a file name of a test's.
-func nodeName(t testing.TB) string {
-	return strings.Map(func(r rune) rune {
-		if r == '/' || r == ' ' {
-			return '-'
-		}
-		return r
-	}, t.Name())
-}
-
 // newNode makes a node that lives as long as the test, without podwalld.
 func newNode(t testing.TB, options ...lab.NodeOption) *lab.Node {
 	t.Helper()
-	n, err := lab.NewNode(nodeName(t), options...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("end of podwalld's log:\n%s", n.LogTail())
-		}
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return n
+	return labtest.NewNode(t, options...)
 }
 
 // startNode makes a node with podwalld running.
@@ -71,13 +39,7 @@ func startNode(t testing.TB, manifests ...string) *lab.Node {
 // addPod adds a pod that answers at ports 80 and 8080, until the test ends.
 func addPod(t testing.TB, n *lab.Node, namespace, name string, addrs ...netip.Addr) *lab.Sandbox {
 	t.Helper()
-	sb, err := n.AddPod(t.Context(), namespace, name, addrs...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = sb.Delete() })
-	serve(t, sb.Netns, sb.Addrs, 80, 8080)
-	return sb
+	return labtest.AddPod(t, n, namespace, name, []uint16{80, 8080}, addrs...)
 }
 
 // newSandbox makes a sandbox that no network is attached to.
@@ -94,52 +56,29 @@ func newSandbox(t testing.TB, n *lab.Node, namespace, name string) *lab.Sandbox 
 // serve answers inside a namespace until the test ends.
 func serve(t testing.TB, ns *lab.Netns, addrs []netip.Addr, ports ...uint16) {
 	t.Helper()
-	s, err := lab.Serve(ns, addrs, ports...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
+	labtest.Serve(t, ns, addrs, ports...)
 }
 
 // must ends the test if err is not nil.
 func must(t testing.TB, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	labtest.Must(t, err)
 }
 
 // expect waits until flows are as they should be.
 func expect(t testing.TB, flows ...lab.Expectation) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), settling)
-	defer cancel()
-	if err := lab.Settle(ctx, flows); err != nil {
-		t.Fatal(err)
-	}
+	labtest.Expect(t, settling, flows...)
 }
 
 // eventually waits until a fact holds.
 func eventually(t testing.TB, fact func() error) {
 	t.Helper()
-	for end := time.Now().Add(settling); ; time.Sleep(20 * time.Millisecond) {
-		err := fact()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %v", settling, err)
-		}
-	}
+	labtest.Eventually(t, settling, fact)
 }
 
 // tcp is the flow from a pod to port 80 of another, over IPv4.
-func tcp(from, to *lab.Sandbox, pass bool) lab.Expectation {
-	return lab.Expectation{
-		Name: fmt.Sprintf("%s to %s", from.Pod(), to.Pod()), Pass: pass,
-		Flow: lab.Flow{From: from.Netns, Proto: "tcp", To: netip.AddrPortFrom(to.Addr(false), 80)},
-	}
-}
+func tcp(from, to *lab.Sandbox, pass bool) lab.Expectation { return labtest.TCP(from, to, pass) }
 
 // inspect returns what policyctl says about a pod's attachments.
 func inspect(ctx context.Context, n *lab.Node, pod string) ([]api.Inspection, error) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -19,18 +18,12 @@ import (
 
 	"github.com/podwall/podwall/integration/attack/intruder"
 	"github.com/podwall/podwall/integration/lab"
+	"github.com/podwall/podwall/integration/lab/labtest"
 )
 
 func TestMain(m *testing.M) {
 	intruder.Main()
-	flag.Parse()
-	// Tests wait for packets that don't come far more than they compute.
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		if err := flag.Set("test.parallel", "8"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(lab.Private(m.Run))
+	labtest.Main(m, 8)
 }
 
 // policies says what the pods of each namespace may do.
@@ -84,18 +77,7 @@ func newField(t *testing.T) *field {
 // newFieldNamed is newField for a test that needs several, or podwalld with flags.
 func newFieldNamed(t *testing.T, name string, flags ...string) *field {
 	t.Helper()
-	n, err := lab.NewNode(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("end of podwalld's log:\n%s", n.LogTail())
-		}
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	n := labtest.NewNodeNamed(t, name)
 	must(t, n.WriteManifest("policies.yaml", policies))
 	must(t, n.Start(t.Context(), flags...))
 	f := &field{Node: n, here: listen(t, n.Netns), beyond: listen(t, n.World)}
@@ -232,9 +214,7 @@ func (tp *tap) saw(token []byte) int {
 // must ends the test if err is not nil.
 func must(t testing.TB, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	labtest.Must(t, err)
 }
 
 // settling is how long what must happen may take.
@@ -243,13 +223,5 @@ const settling = 10 * time.Second
 // eventually waits until a fact holds.
 func eventually(t testing.TB, fact func() error) {
 	t.Helper()
-	for end := time.Now().Add(settling); ; time.Sleep(20 * time.Millisecond) {
-		err := fact()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %v", settling, err)
-		}
-	}
+	labtest.Eventually(t, settling, fact)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,20 +16,14 @@ import (
 	"time"
 
 	"github.com/podwall/podwall/integration/lab"
+	"github.com/podwall/podwall/integration/lab/labtest"
 	"github.com/podwall/podwall/internal/api"
 )
 
 func TestMain(m *testing.M) {
 	becomeOther()
 	becomeSystemd()
-	flag.Parse()
-	// Tests wait for processes and packets more than they compute.
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		if err := flag.Set("test.parallel", "6"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(lab.Private(m.Run))
+	labtest.Main(m, 6)
 }
 
 // settling is how long everything may take to be right again.
@@ -66,17 +59,7 @@ type node struct {
 // newNode makes a node without podwalld and pods, until the test ends.
 func newNode(t testing.TB, options ...lab.NodeOption) *node {
 	t.Helper()
-	name := strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())
-	l, err := lab.NewNode(name, options...)
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("end of podwalld's log:\n%s", l.LogTail())
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	l := labtest.NewNode(t, options...)
 	must(t, l.WriteManifest("shop.yaml", shopOnly))
 	return &node{Node: l, client: api.Client{Socket: l.Socket()}}
 }
@@ -93,18 +76,12 @@ func (n *node) start(t testing.TB) *node {
 // add adds a pod that answers at port 80, until the test ends.
 func (n *node) add(t testing.TB, namespace, name string) *lab.Sandbox {
 	t.Helper()
-	sb, err := n.AddPod(t.Context(), namespace, name)
-	must(t, err)
-	t.Cleanup(func() { _ = sb.Delete() })
-	n.serve(t, sb)
-	return sb
+	return labtest.AddPod(t, n.Node, namespace, name, []uint16{80})
 }
 
 func (n *node) serve(t testing.TB, sb *lab.Sandbox) {
 	t.Helper()
-	s, err := lab.Serve(sb.Netns, sb.Addrs, 80)
-	must(t, err)
-	t.Cleanup(s.Close)
+	labtest.Serve(t, sb.Netns, sb.Addrs, 80)
 }
 
 // bare adds a pod's interface without podwall: what a chain does before its turn.
@@ -148,10 +125,7 @@ func (n *node) plugin(ctx context.Context, verb string, sb *lab.Sandbox, before 
 }
 
 // tcp is the flow from a pod to port 80 of another.
-func tcp(from, to *lab.Sandbox, pass bool) lab.Expectation {
-	return lab.Expectation{Name: from.Pod() + " to " + to.Pod(), Pass: pass,
-		Flow: lab.Flow{From: from.Netns, Proto: "tcp", To: netip.AddrPortFrom(to.Addr(false), 80)}}
-}
+func tcp(from, to *lab.Sandbox, pass bool) lab.Expectation { return labtest.TCP(from, to, pass) }
 
 // flows are those that shopOnly speaks about, and what becomes of them.
 func (n *node) flows(others ...*lab.Sandbox) []lab.Expectation {
@@ -241,31 +215,19 @@ func (n *node) failsToStart(t testing.TB, object, cause string, flags ...string)
 // must ends the test if err is not nil.
 func must(t testing.TB, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	labtest.Must(t, err)
 }
 
 // expect waits until flows are as they should be.
 func expect(t testing.TB, flows ...lab.Expectation) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), settling)
-	defer cancel()
-	must(t, lab.Settle(ctx, flows))
+	labtest.Expect(t, settling, flows...)
 }
 
 // eventually waits until a fact holds.
 func eventually(t testing.TB, fact func() error) {
 	t.Helper()
-	for end := time.Now().Add(settling); ; time.Sleep(10 * time.Millisecond) {
-		err := fact()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %v", settling, err)
-		}
-	}
+	labtest.Eventually(t, settling, fact)
 }
 
 // refused demands an error that says all of some words.

@@ -1,30 +1,18 @@
 package neighbours
 
 import (
-	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/podwall/podwall/integration/lab"
+	"github.com/podwall/podwall/integration/lab/labtest"
 	"github.com/podwall/podwall/internal/api"
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	// Tests wait for packets that don't come far more than they compute.
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		if err := flag.Set("test.parallel", "8"); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(lab.Private(m.Run))
-}
+func TestMain(m *testing.M) { labtest.Main(m, 8) }
 
 // settling is how long the kernel may take to be as policy says.
 const settling = 10 * time.Second
@@ -40,21 +28,7 @@ func startNode(t testing.TB, manifest string) *lab.Node {
 // newNode makes a node without podwalld.
 func newNode(t testing.TB, manifest string) *lab.Node {
 	t.Helper()
-	n, err := lab.NewNode(strings.Map(func(r rune) rune {
-		if r == '/' || r == '_' {
-			return '-'
-		}
-		return r
-	}, t.Name()))
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("end of podwalld's log:\n%s", n.LogTail())
-		}
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	n := labtest.NewNode(t)
 	must(t, n.WriteManifest("cast.yaml", manifest))
 	return n
 }
@@ -62,19 +36,13 @@ func newNode(t testing.TB, manifest string) *lab.Node {
 // addPod adds a pod that answers at ports, until the test ends.
 func addPod(t testing.TB, n *lab.Node, namespace, name string, ports ...uint16) *lab.Sandbox {
 	t.Helper()
-	sb, err := n.AddPod(t.Context(), namespace, name)
-	must(t, err)
-	t.Cleanup(func() { _ = sb.Delete() })
-	serve(t, sb.Netns, sb.Addrs, ports...)
-	return sb
+	return labtest.AddPod(t, n, namespace, name, ports)
 }
 
 // serve answers inside a namespace until the test ends.
 func serve(t testing.TB, ns *lab.Netns, addrs []netip.Addr, ports ...uint16) {
 	t.Helper()
-	s, err := lab.Serve(ns, addrs, ports...)
-	must(t, err)
-	t.Cleanup(s.Close)
+	labtest.Serve(t, ns, addrs, ports...)
 }
 
 // run runs a shell command inside a namespace.
@@ -88,19 +56,13 @@ func run(t testing.TB, ns *lab.Netns, command string) string {
 // must ends the test if err is not nil.
 func must(t testing.TB, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	labtest.Must(t, err)
 }
 
 // expect waits until flows are as they should be.
 func expect(t testing.TB, flows []lab.Expectation) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), settling)
-	defer cancel()
-	if err := lab.Settle(ctx, flows); err != nil {
-		t.Fatal(err)
-	}
+	labtest.Expect(t, settling, flows...)
 }
 
 // expectOpen waits until all flows pass, for nothing is proved by the silence of
@@ -118,15 +80,7 @@ func expectOpen(t testing.TB, flows []lab.Expectation) {
 // eventually waits until a fact holds.
 func eventually(t testing.TB, fact func() error) {
 	t.Helper()
-	for end := time.Now().Add(settling); ; time.Sleep(20 * time.Millisecond) {
-		err := fact()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %v", settling, err)
-		}
-	}
+	labtest.Eventually(t, settling, fact)
 }
 
 // inspect returns what the daemon says about a pod with one attachment, once the
