@@ -116,14 +116,14 @@ func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, origin
 	accepted := Line{Conds: []Cond{mark(l.table.Epoch.Mark(), epochMask)}, Verdict: accept(), Comment: "accepted in this epoch"}
 	others := Line{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"}
 	neighbours := l.name("neighbours")
-	lines := []Line{accepted, others}
+	lines := append(append([]Line{accepted}, l.before(h)...), others)
 	if h == Postrouting && !l.rs.RawSockets {
 		neighbours = l.name("neighbours-sent")
 		if detours := l.detours(); len(detours) > 0 {
 			lines = append(append([]Line{others}, detours...), accepted)
 		}
 	}
-	lines = append(append(lines, l.before(h)...),
+	lines = append(lines,
 		Line{Conds: []Cond{is(KeyProto, protoICMPv6)}, Verdict: jumpTo(neighbours)})
 	unseen := func(conds ...Cond) Line {
 		return Line{Conds: conds, Mark: MarkOp{And: ^midstream, Or: midstream}, Verdict: Verdict{Kind: VerdictContinue},

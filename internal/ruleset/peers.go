@@ -129,6 +129,18 @@ func (p Peers) Covers(q Peers) bool {
 	return true
 }
 
+// Holds reports whether every address of prefixes is in p. It takes logarithmic
+// time for each.
+func (p Peers) Holds(prefixes []netip.Prefix) bool {
+	for _, q := range prefixes {
+		i := sort.Search(len(p.Prefixes), func(i int) bool { return p.Prefixes[i].Addr().Compare(q.Addr()) > 0 })
+		if !p.Any && (i == 0 || !covers(p.Prefixes[i-1], q)) {
+			return false
+		}
+	}
+	return true
+}
+
 // family returns the prefixes of one family, as a part of the same slice: IPv4
 // sorts before IPv6.
 func (p Peers) family(v6 bool) []netip.Prefix {
