@@ -73,6 +73,7 @@ func axes() []axis {
 		{"add", "ADD", addText, (*bench).adds, true},
 		{"events", "Events", eventsText, (*bench).events, true},
 		{"change", "Change to kernel", changeText, (*bench).changes, true},
+		{"scale", "Scale of the world", scaleText, (*bench).scale, false},
 	}
 }
 
