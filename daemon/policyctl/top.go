@@ -75,25 +75,36 @@ func (c *cli) runTop(ctx context.Context, r ranking) error {
 		}
 		return c.show(now, func(p *page) { c.drawTop(p, r, now, nil, 0) })
 	}
-	for {
+	return c.refresh(ctx, r, now)
+}
+
+// refresh draws what is new again and again, in place, until ctx ends: first the
+// sums, then what was added to them.
+func (c *cli) refresh(ctx context.Context, r ranking, now []api.Traffic) error {
+	var before []api.Traffic
+	at := c.now()
+	for took := time.Duration(0); ; {
 		p := &page{color: !c.noColor && !c.plain}
 		p.line(bold.in("policyctl top"), plain("  by "+r.by+", every "+r.interval.String()), dim.in("  "+stamp(c.now())))
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(r.interval):
-		}
-		before, began := now, c.now()
-		if now, err = c.look(ctx, r); err != nil {
-			if ctx.Err() != nil {
-				return nil // interrupted
-			}
-			return err
-		}
-		c.drawTop(p, r, now, before, max(r.interval, c.now().Sub(began)))
+		p.gap()
+		c.drawTop(p, r, now, before, took)
 		if _, err := fmt.Fprint(c.stdout, "\x1b[H\x1b[J"+p.b.String()); err != nil { // from the top, clear below
 			return err
 		}
+		select {
+		case <-ctx.Done():
+			return nil // interrupted
+		case <-time.After(r.interval):
+		}
+		next, err := c.look(ctx, r)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		before, now = now, next
+		took, at = max(c.now().Sub(at), 1), c.now()
 	}
 }
 
