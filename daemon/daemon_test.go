@@ -23,6 +23,7 @@ import (
 	"github.com/podwall/podwall/daemon/reconcile"
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/logtest"
 	"github.com/podwall/podwall/internal/netnstest"
 	"github.com/podwall/podwall/internal/queue"
 )
@@ -82,7 +83,7 @@ func TestSecondDaemon(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var out buffer
+			var out logtest.Buffer
 			if status := run(t.Context(), tt.args, &out, &out); status != 1 || !strings.Contains(out.String(), tt.want) {
 				t.Errorf("status %d, output\n%s\nwant 1 and %q", status, out.String(), tt.want)
 			}

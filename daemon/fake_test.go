@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/podwall/podwall/daemon/probe"
 	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/logtest"
 )
 
 func TestMain(m *testing.M) {
@@ -21,24 +21,6 @@ func TestMain(m *testing.M) {
 		os.Exit(run(context.Background(), os.Args[1:], nil, nil))
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// A buffer may be written to while it is read.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // A place is where a podwalld of a test has its files.
@@ -65,7 +47,7 @@ func (p place) args(more ...string) []string {
 
 // A running podwalld.
 type running struct {
-	log  *buffer
+	log  *logtest.Buffer
 	stop func() (status int, took time.Duration)
 }
 
@@ -73,7 +55,7 @@ type running struct {
 func start(t testing.TB, args []string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{log: &buffer{}}
+	r := &running{log: &logtest.Buffer{}}
 	ended := make(chan int, 1)
 	go func() { ended <- run(ctx, args, r.log, r.log) }()
 	r.stop = sync.OnceValues(func() (int, time.Duration) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/podwall/podwall/conf/daemonconf"
+	"github.com/podwall/podwall/internal/logtest"
 )
 
 func write(t testing.TB, path, content string) string {
@@ -130,7 +131,7 @@ func TestExitStatusAndMessages(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var out buffer
+			var out logtest.Buffer
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			if status := run(ctx, tt.args, &out, &out); status != tt.status {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/podwall/podwall/install/confdir"
 	"github.com/podwall/podwall/internal/api"
+	"github.com/podwall/podwall/internal/logtest"
 )
 
 const taintKey = "podwall.io/agent-not-ready"
@@ -190,7 +191,7 @@ func socket(t *testing.T) string {
 }
 
 // keepIn is keep, as the DaemonSet does it.
-func (h *host) keepIn(c *fakeCluster, socket string) (log *buffer, stop func()) {
+func (h *host) keepIn(c *fakeCluster, socket string) (log *logtest.Buffer, stop func()) {
 	return h.keepWith(c.getenv, "--service-account", c.account, "--daemonset", "podwall/podwall", "--taint", taintKey,
 		"--socket", socket, "--settle", "10ms")
 }

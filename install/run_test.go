@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -10,43 +9,26 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/podwall/podwall/internal/logtest"
 )
-
-// A buffer is a bytes.Buffer for two goroutines.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // keep starts "run" and returns its log. stop ends it as SIGTERM does, and is
 // called at the end in any case.
-func (h *host) keep() (log *buffer, stop func()) {
+func (h *host) keep() (log *logtest.Buffer, stop func()) {
 	h.t.Helper()
 	return h.keepWith(func(string) string { return "" })
 }
 
 // keepWith is keep in an environment, with more flags.
-func (h *host) keepWith(getenv func(string) string, more ...string) (log *buffer, stop func()) {
+func (h *host) keepWith(getenv func(string) string, more ...string) (log *logtest.Buffer, stop func()) {
 	h.t.Helper()
-	log = &buffer{}
+	log = &logtest.Buffer{}
 	p := program{stdout: log, stderr: log, executable: os.Executable, getenv: getenv}
 	ctx, cancel := context.WithCancel(h.t.Context())
 	var g errgroup.Group

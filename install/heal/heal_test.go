@@ -1,7 +1,6 @@
 package heal
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/podwall/podwall/install/change"
+	"github.com/podwall/podwall/internal/logtest"
 )
 
 // A world is one file that should read "ours", and a watch of it. It stands in
@@ -135,28 +135,10 @@ func (w *world) now() (text string, writes []time.Time) {
 	return w.text, slices.Clone(w.writes)
 }
 
-// A buffer is a bytes.Buffer for two goroutines.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // start runs a Healer of w until the test ends, and returns what it logs.
-func start(t *testing.T, w *world) *buffer {
+func start(t *testing.T, w *world) *logtest.Buffer {
 	t.Helper()
-	log := &buffer{}
+	log := &logtest.Buffer{}
 	h := Healer{Plan: w.Plan, Apply: w.Apply, Watch: w.Watch, Pause: time.Second, Contested: w.contested, Log: slog.New(slog.NewTextHandler(log, nil))}
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
