@@ -31,7 +31,7 @@ type Sandbox struct {
 	Interface   string `json:"interface"`
 	Network     string `json:"network"`
 	Netns       string `json:"netns"`
-	Pod         string `json:"pod,omitempty"` // namespace/name, where Kubernetes named it
+	Pod         string `json:"pod,omitempty"` // namespace/name, or what the runtime named it
 	// Doubt says why the sandbox counts although nobody knows that it exists.
 	Doubt string `json:"doubt,omitempty"`
 }
@@ -134,7 +134,7 @@ func missing(path, root string) (gone bool, doubt string) {
 	return true, ""
 }
 
-// pod returns the name that Kubernetes gave.
+// pod returns the name that Kubernetes or podman gave.
 func pod(args [][2]string) string {
 	var namespace, name string
 	for _, a := range args {
@@ -145,8 +145,8 @@ func pod(args [][2]string) string {
 			name = a[1]
 		}
 	}
-	if name == "" {
-		return ""
+	if name == "" || namespace == "" { // podman gives a name alone
+		return name
 	}
 	return namespace + "/" + name
 }
