@@ -3,8 +3,8 @@
 // It asks the daemon through package api and draws the answers; nothing it does
 // changes anything, but for the files that matrix --html, test --junit and doctor
 // --bundle name.
-// Only doctor works without a daemon, and compile, matrix -f and test, which
-// compile rule sets from a directory of manifests.
+// Only doctor works without a daemon, and compile, test, explain -f and matrix -f,
+// which compile rule sets from a directory of manifests.
 //
 //	api.Client ──▶ answer ──┬─▶ page: spans of text, columns ──▶ -o table, wide
 //	                        └─▶ the contract's field names  ──▶ -o json, yaml

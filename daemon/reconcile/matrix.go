@@ -4,6 +4,8 @@ import (
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/explain"
 	"github.com/podwall/podwall/internal/matrix"
+	"github.com/podwall/podwall/internal/policy"
+	"github.com/podwall/podwall/internal/ruleset"
 )
 
 const (
@@ -49,8 +51,16 @@ func (k *Keeper) survey(req api.MatrixRequest) (*matrix.Survey, uint64, error) {
 	case len(pods) > widest:
 		return nil, 0, api.Errorf(api.CodeInvalid, "a matrix of %d pods: at most %d; name namespaces, with -n", len(pods), widest)
 	}
-	opts := explain.Options{Node: k.Node, NodeAddresses: k.nodeAddrs, NodeEgressByPolicy: k.nodeEgressByPolicy}
-	return matrix.Begin(k.policy(), opts, pods, req.Ports), k.version, nil
+	return matrix.Begin(k.policy(), k.knowing(), pods, req.Ports), k.version, nil
+}
+
+// knowing is what this node knows beyond its World. Pods of other nodes are taken
+// to be audited as they would be here. k.mu is held.
+func (k *Keeper) knowing() explain.Options {
+	return explain.Options{
+		Node: k.Node, NodeAddresses: k.nodeAddrs, NodeEgressByPolicy: k.nodeEgressByPolicy,
+		Audited: func(pod policy.Pod) bool { return k.logged(k.policy(), pod, ruleset.RuleSet{}).Audit },
+	}
 }
 
 // row makes one more row of s, unless the version is another one now.

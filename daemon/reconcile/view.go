@@ -124,9 +124,7 @@ func (k *Keeper) Explain(req api.ExplainRequest) (api.Explanation, error) {
 	if err := k.notSynced(); err != nil {
 		return api.Explanation{}, err
 	}
-	return explain.Explain(k.policy(), req, explain.Options{
-		Node: k.Node, NodeAddresses: k.nodeAddrs, NodeEgressByPolicy: k.nodeEgressByPolicy,
-	})
+	return explain.Explain(k.policy(), req, k.knowing())
 }
 
 // Inspect returns everything about the attachments that req names. It reads the

@@ -178,11 +178,15 @@ type ExplainRequest struct {
 	To       string        `json:"to"`
 	Port     uint16        `json:"port"`
 	Protocol ruleset.Proto `json:"protocol"`
+	// Steps asks for each step that leads to an opinion.
+	Steps bool `json:"steps,omitempty"`
 }
 
 // An Explanation is the answer: the flow passes if both ends let it.
 type Explanation struct {
 	Verdict string  `json:"verdict"` // "Allow" or "Deny"
+	From    Party   `json:"from"`
+	To      Party   `json:"to"`
 	Egress  Opinion `json:"egress"`  // of the pod that opens the flow
 	Ingress Opinion `json:"ingress"` // of the pod that it goes to
 }
@@ -195,5 +199,7 @@ type Opinion struct {
 	Policy   *ruleset.Ref  `json:"policy,omitempty"` // whose rule decided
 	Rule     *int          `json:"rule,omitempty"`   // its index
 	Isolated []ruleset.Ref `json:"isolatedBy,omitempty"`
-	Reason   string        `json:"reason"` // one sentence
+	Audited  bool          `json:"audited,omitempty"` // Allow only because NetworkPolicies don't drop where a pod is audited
+	Reason   string        `json:"reason"`            // one sentence
+	Steps    []Step        `json:"steps,omitempty"`   // in order, if they were asked for
 }

@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/podwall/podwall/internal/api"
@@ -16,13 +17,17 @@ type End struct {
 	Namespace, Name string
 }
 
-// ParseEnd reads NAMESPACE/POD, an address, or svc/NAMESPACE/NAME.
+// ParseEnd reads NAMESPACE/POD, an address, svc/NAMESPACE/NAME, or the name that a
+// Service has in DNS: NAME.NAMESPACE.svc, with or without the cluster's domain.
 func ParseEnd(s string) (End, error) {
 	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 		return End{Addr: a.Unmap()}, nil
 	}
 	if _, err := netip.ParsePrefix(s); err == nil {
 		return End{}, fmt.Errorf("end %q: want a single address, not a block", s)
+	}
+	if end, ok := parseDNS(s); ok {
+		return end, nil
 	}
 	rest, service := s, false
 	if strings.Count(s, "/") == 2 {
@@ -33,6 +38,15 @@ func ParseEnd(s string) (End, error) {
 		return End{}, fmt.Errorf("end %q: want namespace/pod, an address, or svc/namespace/name", s)
 	}
 	return End{Service: service, Namespace: ns, Name: name}, nil
+}
+
+// parseDNS reads the name that a Service has in DNS.
+func parseDNS(s string) (End, bool) {
+	parts := strings.Split(strings.TrimSuffix(s, "."), ".")
+	if strings.Contains(s, "/") || len(parts) < 3 || parts[2] != "svc" || slices.Contains(parts, "") {
+		return End{}, false
+	}
+	return End{Service: true, Namespace: parts[1], Name: parts[0]}, true
 }
 
 // String is what ParseEnd reads.

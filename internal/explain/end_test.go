@@ -14,6 +14,11 @@ func TestParseEnd(t *testing.T) {
 		{"10.0.0.1", "10.0.0.1"},
 		{"::ffff:10.0.0.1", "10.0.0.1"},
 		{"fd00::1", "fd00::1"},
+		{"api.shop.svc", "svc/shop/api"},
+		{"api.shop.svc.cluster.local.", "svc/shop/api"},
+		{"api.shop", ""},
+		{".shop.svc", ""},
+		{"pod.api.shop.svc", ""}, // of a pod behind a headless Service
 		{"fe80::1%eth0", ""},
 		{"10.0.0.0/8", ""},
 		{"fd00::/8", ""},

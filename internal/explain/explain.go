@@ -24,6 +24,9 @@ type Options struct {
 	NodeAddresses []netip.Addr
 	// NodeEgressByPolicy says that pods don't always reach their own node.
 	NodeEgressByPolicy bool
+	// Audited reports whether what NetworkPolicies would drop of a pod passes. Nil
+	// means that it does nowhere.
+	Audited func(policy.Pod) bool
 }
 
 // Explain says what becomes of the flow that req describes. An end that does not
@@ -52,12 +55,15 @@ func (x *Explainer) Explain(req api.ExplainRequest) (api.Explanation, error) {
 	if err != nil {
 		return api.Explanation{}, api.Errorf(api.CodeInvalid, "%v", err)
 	}
-	return x.Flow(from, to, req.Protocol, req.Port)
+	return x.flow(explainer{Explainer: x, proto: req.Protocol, port: req.Port, steps: req.Steps}, from, to)
 }
 
 // Flow is Explain for ends that have been parsed, or were never text.
 func (x *Explainer) Flow(from, to End, proto ruleset.Proto, port uint16) (api.Explanation, error) {
-	e := explainer{Explainer: x, proto: proto, port: port}
+	return x.flow(explainer{Explainer: x, proto: proto, port: port}, from, to)
+}
+
+func (x *Explainer) flow(e explainer, from, to End) (api.Explanation, error) {
 	source, err := e.find(from)
 	if err != nil {
 		return api.Explanation{}, err
@@ -66,7 +72,9 @@ func (x *Explainer) Flow(from, to End, proto ruleset.Proto, port uint16) (api.Ex
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	return e.flows(source, target), nil
+	ex := e.flows(source, target)
+	ex.From, ex.To = source.party(), target.party()
+	return ex, nil
 }
 
 // Rules returns the rules by which flows of pod, one of the World's, are judged.
@@ -77,6 +85,7 @@ type explainer struct {
 	*Explainer
 	proto ruleset.Proto
 	port  uint16
+	steps bool // asked for
 }
 
 // flows judges every pair of the two ends' addresses.
@@ -135,6 +144,7 @@ func merge(all []judged) api.Opinion {
 		if !slices.Contains(said, j.Reason) {
 			said = append(said, j.Reason)
 			o.Reason += "; " + j.about(all).Reason
+			o.Audited = o.Audited || j.Audited
 		}
 	}
 	return o

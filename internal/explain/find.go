@@ -26,6 +26,18 @@ type party struct {
 	services []policy.Service // whose virtual address this is
 }
 
+// party is the end as answers have it.
+func (e end) party() api.Party {
+	p := api.Party{Name: e.name}
+	for _, x := range e.parties {
+		p.Addresses = append(p.Addresses, x.addr)
+	}
+	if len(e.parties) == 1 && e.parties[0].pod == nil && e.parties[0].name == e.parties[0].addr.String() {
+		p.What = e.parties[0].bare
+	}
+	return p
+}
+
 // is reports whether both parties are the same pod.
 func (p party) is(q party) bool {
 	return p.pod != nil && q.pod != nil && p.pod.Namespace == q.pod.Namespace && p.pod.Name == q.pod.Name

@@ -16,12 +16,14 @@ type side struct {
 	pod       policy.Pod
 	dir       ruleset.Direction
 	chain     ruleset.Chain
+	enforced  ruleset.Chain // chain, or what audit leaves of it
+	stepwise  bool
 	selecting []policy.Selection
 }
 
-func (x *Explainer) side(pod policy.Pod, d ruleset.Direction) side {
-	c := x.compile(pod)
-	return side{pod: pod, dir: d, chain: c.rules.Chain(d), selecting: c.selecting}
+func (e *explainer) side(pod policy.Pod, d ruleset.Direction) side {
+	c := e.compile(pod)
+	return side{pod: pod, dir: d, chain: c.rules.Chain(d), enforced: c.rules.Enforced(d), stepwise: e.steps, selecting: c.selecting}
 }
 
 // A compiled is what judges one pod's flows, in both directions.
@@ -44,6 +46,7 @@ func (x *Explainer) compile(pod policy.Pod) compiled {
 		}),
 		selecting: x.w.Selecting(pod),
 	}
+	c.rules.Audit = x.opts.Audited != nil && x.opts.Audited(pod)
 	x.compiled[id] = c
 	return c
 }
@@ -66,7 +69,12 @@ func (e *explainer) egress(from, to party) api.Opinion {
 	}
 	s := e.side(*from.pod, ruleset.Egress)
 	h := hop{name: to.name, addr: to.addr, proto: e.proto, port: e.port}
-	if fs := e.fronts(to.addr, e.nodeOf(*from.pod)); len(fs) > 0 {
+	fs := e.fronts(to.addr, e.nodeOf(*from.pod))
+	if door := e.door(to.addr); door != "" && len(fs) == 0 {
+		h.name = fmt.Sprintf("%s (%s)", h.name, door)
+		fs = e.fronts(to.addr, []netip.Addr{to.addr})
+	}
+	if len(fs) > 0 {
 		return e.egressToService(s, h, fs)
 	}
 	return s.judge(h)
@@ -90,7 +98,30 @@ func (e *explainer) ingress(from, to party) api.Opinion {
 	if len(to.services) > 0 {
 		return unserved(to.services[0], e.proto, e.port)
 	}
+	if door := e.door(to.addr); door != "" {
+		return api.Opinion{Verdict: Allow, End: to.name, Reason: fmt.Sprintf("%s is %s: which endpoint gets it, and from which address, is that node's affair", to.name, door)}
+	}
 	return unwalled(to)
+}
+
+// door is the node port that stands at a, which is another node's, and the
+// question's port; empty if there is none.
+func (e *explainer) door(a netip.Addr) string {
+	node := e.nodeAt(a)
+	if node == "" {
+		return ""
+	}
+	var names []string
+	for s := range e.w.Services() {
+		if slices.ContainsFunc(s.Ports, func(p policy.ServicePort) bool { return p.NodePort == e.port && p.Proto == e.proto }) {
+			names = append(names, serviceName(s))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("the node port of %s on node %s", strings.Join(names, " and "), node)
 }
 
 // arrive is what pod to says to a flow from from to one of its ports.
@@ -119,6 +150,13 @@ func (s side) judge(h hop) api.Opinion {
 		o.Policy, o.Rule = &d.Rule.Origin, &d.Rule.Index
 	}
 	o.Reason = s.reason(d, h)
+	if s.stepwise {
+		o.Steps = s.steps(h)
+	}
+	if o.Verdict == Deny && s.enforced.Decide(h.addr, h.proto, h.port).Action == ruleset.Accept {
+		o.Verdict, o.Audited = Allow, true
+		o.Reason = podName(s.pod) + " is audited, so it passes; else: " + o.Reason
+	}
 	return o
 }
 

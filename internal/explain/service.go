@@ -59,7 +59,7 @@ func (e *explainer) egressToService(s side, h hop, fs []front) api.Opinion {
 	}
 	// What the pod's rules say to the endpoints themselves.
 	direct := s
-	direct.chain.Tiers = slices.DeleteFunc(slices.Clone(s.chain.Tiers), func(t ruleset.Tier) bool { return t.Name == ruleset.TierService })
+	direct.chain, direct.enforced = withoutServices(s.chain), withoutServices(s.enforced)
 	for _, f := range fs {
 		behind := e.behind(direct, f)
 		if o.Verdict == Allow {
@@ -67,7 +67,7 @@ func (e *explainer) egressToService(s side, h hop, fs []front) api.Opinion {
 		}
 		for _, b := range behind {
 			if b.Verdict != Allow {
-				o.Tier, o.Isolated, o.Policy, o.Rule = ruleset.TierService, b.Isolated, b.Policy, b.Rule
+				o.Tier, o.Isolated, o.Policy, o.Rule, o.Steps = ruleset.TierService, b.Isolated, b.Policy, b.Rule, b.Steps
 				o.Reason = fmt.Sprintf("%s leads to %s and %s is in the way: %s",
 					serviceName(f.service), many(len(behind), "endpoint"), b.end, b.Reason)
 				return o
@@ -79,6 +79,12 @@ func (e *explainer) egressToService(s side, h hop, fs []front) api.Opinion {
 		}
 	}
 	return o
+}
+
+// withoutServices is c as flows to endpoints themselves meet it.
+func withoutServices(c ruleset.Chain) ruleset.Chain {
+	c.Tiers = slices.DeleteFunc(slices.Clone(c.Tiers), func(t ruleset.Tier) bool { return t.Name == ruleset.TierService })
+	return c
 }
 
 // An endpointOpinion is an opinion on the flow to one endpoint.
@@ -124,7 +130,7 @@ func allowedBehind(o api.Opinion, f front, behind []endpointOpinion) api.Opinion
 		o.Reason = serviceName(f.service) + " has no endpoint, and a rule accepts everything"
 		return o
 	}
-	o.Policy, o.Rule = behind[0].Policy, behind[0].Rule
+	o.Policy, o.Rule, o.Steps = behind[0].Policy, behind[0].Rule, behind[0].Steps
 	o.Reason = fmt.Sprintf("every endpoint of %s is allowed; %s: %s", serviceName(f.service), behind[0].end, behind[0].Reason)
 	return o
 }

@@ -235,6 +235,9 @@ func sideOf(o api.Opinion, d ruleset.Direction) Side {
 		}
 		side.By, side.prose = "isolated by "+strings.Join(names, ", "), false
 	}
+	if o.Audited {
+		side.By = "audited; else " + side.By
+	}
 	side.key = o.Verdict + " " + o.Tier
 	if !side.prose {
 		side.key += " " + side.By
