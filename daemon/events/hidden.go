@@ -26,14 +26,13 @@ func (h *Hub) hiddenIn(netns int, iface string) (hidden, error) {
 // anything be beyond the limit, so only there the kernel is asked.
 func (h *Hub) tellHidden() {
 	for _, q := range h.stirred() {
-		netns, err := namespaceOf(q.fd)
+		now, err := h.hiddenIn(q.netns, q.iface)
+		_ = unix.Close(q.netns)
 		if err != nil {
 			continue
 		}
-		now, err := h.hiddenIn(netns, q.target.attachment.Interface)
-		_ = unix.Close(netns)
-		if err == nil {
-			h.told(q.target, now)
+		if d := h.more(q.target, now); d.Drops+d.Accepts > 0 {
+			h.conceal(d)
 		}
 	}
 }
@@ -41,47 +40,45 @@ func (h *Hub) tellHidden() {
 // A question is about the counters of a target.
 type question struct {
 	target *target
-	fd     int // the socket's, of the caller's own
+	iface  string
+	netns  int // a descriptor of the caller's own
 }
 
 // stirred returns the targets that have logged something since the last time.
+// The caller closes their namespaces.
 func (h *Hub) stirred() []question {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
 	var list []question
 	for _, ns := range h.namespaces {
 		for _, t := range ns.targets {
-			if t.stirred {
-				list = append(list, question{t, ns.fd})
-				t.stirred = false
+			if !t.stirred {
+				continue
+			}
+			t.stirred = false
+			if netns, err := namespaceOf(ns.fd); err == nil { // else it is asked when it logs again
+				list = append(list, question{t, t.attachment.Interface, netns})
 			}
 		}
 	}
 	return list
 }
 
-// told notes what the counters say and tells the difference.
-func (h *Hub) told(t *target, now hidden) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// more notes what the counters say and returns by how much that is more.
+func (h *Hub) more(t *target, now hidden) (d api.Hidden) {
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
 	was := t.hidden
 	t.hidden = now
 	if t.unread {
 		t.unread = false
-		return
+		return d
 	}
 	if now.drops < was.drops || now.accepts < was.accepts {
 		was = hidden{} // the counters were made anew
 	}
-	d := api.Hidden{Namespace: t.attachment.Namespace, Pod: podName(t.attachment), ContainerID: t.attachment.ContainerID,
+	d = api.Hidden{Namespace: t.attachment.Namespace, Pod: podName(t.attachment), ContainerID: t.attachment.ContainerID,
 		Interface: t.attachment.Interface, Drops: now.drops - was.drops, Accepts: now.accepts - was.accepts}
-	if d.Drops+d.Accepts == 0 {
-		return
-	}
-	t.stirred = true // there may be more
-	h.stats.Hidden += d.Drops + d.Accepts
-	h.kept.Hidden += d.Drops + d.Accepts
-	for _, m := range h.monitors {
-		m.conceal(d)
-	}
+	t.stirred = t.stirred || d.Drops+d.Accepts > 0 // there may be more
+	return d
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -28,19 +27,17 @@ type Hub struct {
 	// Counters reads a namespace's counters.
 	Counters func(netns int) (map[string]nft.Count, error)
 
+	*journal
 	poll int     // an epoll descriptor, of the sockets
 	wake *poller // the runtime's view of it
 
-	mu         sync.Mutex // guards what follows
-	recent     [2]ring    // of drops and audits, and of accepts
-	kept       *memory    // flows
-	monitors   []*subscriber
-	stats      Stats
+	// sockets guards what follows. Whoever applies rules waits for it, so nobody
+	// holds it who waits for the journal, which may write a file.
+	sockets    sync.Mutex
 	namespaces map[namespaceID]*namespace
-	sockets    map[int32]*namespace // by descriptor
+	byFD       map[int32]*namespace
 	attached   map[api.Key]namespaceID
 	taken      map[api.Key]string // what is wrong with those that are not heard
-	troubled   bool               // the files can't be written
 }
 
 // A namespaceID identifies a network namespace.
@@ -67,23 +64,15 @@ type Stats struct {
 	Taken     int    // attachments whose log another process has
 }
 
-// The files of a Hub, in its directory.
-const (
-	dropsFile   = "drops.jsonl"
-	acceptsFile = "accepts.jsonl"
-	flowsFile   = "flows.json"
-)
-
 // New returns a Hub that keeps what it observes in dir, which only root may be
 // able to write to, and knows what is there from before. With an empty dir it
 // keeps nothing. The caller closes it. What can't be read is left out, and said
 // in note.
 func New(dir string) (h *Hub, note error, err error) {
 	h = &Hub{
-		namespaces: map[namespaceID]*namespace{}, sockets: map[int32]*namespace{},
+		journal:    newJournal(time.Now().UTC()),
+		namespaces: map[namespaceID]*namespace{}, byFD: map[int32]*namespace{},
 		attached: map[api.Key]namespaceID{}, taken: map[api.Key]string{},
-		kept:  newMemory("", time.Now().UTC()),
-		stats: Stats{Events: map[ruleset.Fate]uint64{}},
 	}
 	if h.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, nil, fmt.Errorf("watch sockets: %w", err)
@@ -97,39 +86,18 @@ func New(dir string) (h *Hub, note error, err error) {
 	if err := private.MakeDir(dir); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("events: %w", err), h.Close())
 	}
-	h.recent[0].path, h.recent[1].path = filepath.Join(dir, dropsFile), filepath.Join(dir, acceptsFile)
-	h.kept.path = filepath.Join(dir, flowsFile)
-	return h, h.load(), nil
-}
-
-// load reads what is in the files. Events that came after the flows were written
-// are counted among them again, without their labels.
-func (h *Hub) load() error {
-	errs := []error{h.kept.load()}
-	from := h.kept.next
-	next := from
-	for i := range h.recent {
-		errs = append(errs, h.recent[i].load())
-		for _, r := range h.recent[i].all() {
-			if r.N >= from {
-				h.kept.add(&r.Event)
-				next = max(next, r.N+1)
-			}
-		}
-	}
-	h.kept.next = next
-	return errors.Join(errs...)
+	return h, h.journal.open(dir), nil
 }
 
 // Close closes all sockets.
 func (h *Hub) Close() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
 	for _, ns := range h.namespaces {
 		_ = unix.Close(ns.fd)
 	}
 	clear(h.namespaces)
-	clear(h.sockets)
+	clear(h.byFD)
 	return h.wake.close()
 }
 
@@ -143,8 +111,8 @@ func (h *Hub) Listen(a api.Attachment, revision string, rs ruleset.RuleSet, netn
 		h.Log.Error("listen to what rules log", "pod", a.Pod(), "error", err)
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
 	if was, ok := h.attached[a.Key]; ok && (was != id || !logs(rs)) {
 		h.leave(a.Key)
 	}
@@ -180,7 +148,7 @@ func identify(netns int) (namespaceID, error) {
 	return namespaceID{st.Dev, st.Ino}, nil
 }
 
-// enter returns the namespace, listening. h.mu is held.
+// enter returns the namespace, listening. h.sockets is held.
 func (h *Hub) enter(id namespaceID, netns int) (*namespace, error) {
 	if ns := h.namespaces[id]; ns != nil {
 		return ns, nil
@@ -193,11 +161,11 @@ func (h *Hub) enter(id namespaceID, netns int) (*namespace, error) {
 		return nil, errors.Join(fmt.Errorf("watch socket: %w", err), unix.Close(fd))
 	}
 	ns := &namespace{id: id, fd: fd, targets: map[string]*target{}, attached: map[string]api.Key{}}
-	h.namespaces[id], h.sockets[int32(fd)] = ns, ns
+	h.namespaces[id], h.byFD[int32(fd)] = ns, ns
 	return ns, nil
 }
 
-// complain says once that an attachment's log can't be heard. h.mu is held.
+// complain says once that an attachment's log can't be heard. h.sockets is held.
 func (h *Hub) complain(a api.Attachment, err error) {
 	if h.taken[a.Key] == err.Error() {
 		return
@@ -211,13 +179,14 @@ func (h *Hub) complain(a api.Attachment, err error) {
 // error. What the kernel has logged of it already is still read if another
 // attachment keeps the socket open.
 func (h *Hub) Forget(key api.Key) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
 	h.leave(key)
 	delete(h.taken, key)
 }
 
-// leave closes the namespace's socket after its last attachment. h.mu is held.
+// leave closes the namespace's socket after its last attachment. h.sockets is
+// held.
 func (h *Hub) leave(key api.Key) {
 	id, ok := h.attached[key]
 	if !ok {
@@ -235,14 +204,14 @@ func (h *Hub) leave(key api.Key) {
 		return
 	}
 	delete(h.namespaces, id)
-	delete(h.sockets, int32(ns.fd))
+	delete(h.byFD, int32(ns.fd))
 	_ = unix.Close(ns.fd) // which takes it out of the epoll set, too
 }
 
 // Problems are the attachments whose log can't be heard.
 func (h *Hub) Problems() []api.Problem {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
 	var list []api.Problem
 	for key, text := range h.taken {
 		list = append(list, api.Problem{Object: "attachment " + key.String(), Message: "its events are not seen: " + text})
@@ -252,13 +221,9 @@ func (h *Hub) Problems() []api.Problem {
 
 // Stats returns the counts so far.
 func (h *Hub) Stats() Stats {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := h.stats
-	s.Events = map[ruleset.Fate]uint64{}
-	for fate, n := range h.stats.Events {
-		s.Events[fate] = n
-	}
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
+	s := h.journal.counts()
 	s.Listening, s.Taken = len(h.namespaces), len(h.taken)
 	return s
 }

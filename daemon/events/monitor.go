@@ -18,16 +18,16 @@ const (
 	pulse = 5 * time.Second
 )
 
-// A subscriber is a client of Monitor. The Hub's mutex guards all but kick.
+// A subscriber is a client of Monitor. The journal's mutex guards all but kick.
 type subscriber struct {
 	filter api.Filter
 	picks  func(*api.Event) bool
 	queue  api.Events
-	lost   uint64        // of the Hub's, when it was last told
+	lost   uint64        // of the journal's, when it was last told
 	kick   chan struct{} // holds one token while there is something in queue
 }
 
-// offer gives e to s, or counts it as skipped. The Hub's mutex is held.
+// offer gives e to s, or counts it as skipped. The journal's mutex is held.
 func (s *subscriber) offer(e api.Event) {
 	if !s.picks(&e) {
 		return
@@ -40,7 +40,7 @@ func (s *subscriber) offer(e api.Event) {
 	s.wake()
 }
 
-// conceal tells s what was hidden. The Hub's mutex is held.
+// conceal tells s what was hidden. The journal's mutex is held.
 func (s *subscriber) conceal(d api.Hidden) {
 	if s.filter.Hides(&d) && len(s.queue.Hidden) < queueSize {
 		s.queue.Hidden = append(s.queue.Hidden, d)
@@ -58,18 +58,18 @@ func (s *subscriber) wake() {
 // Monitor calls send with what req asks for: first what is remembered, then, if
 // it is to follow, what happens, until ctx ends or send returns an error, which
 // it returns. A client that is too slow is told how much it has missed.
-func (h *Hub) Monitor(ctx context.Context, req api.MonitorRequest, send func(api.Events) error) error {
+func (j *journal) Monitor(ctx context.Context, req api.MonitorRequest, send func(api.Events) error) error {
 	picks, err := req.Filter.Compile()
 	if err != nil {
 		return api.Errorf(api.CodeInvalid, "monitor: %v", err)
 	}
 	s := &subscriber{filter: req.Filter, picks: picks, kick: make(chan struct{}, 1)}
-	if err := h.subscribe(s, req); err != nil {
+	if err := j.subscribe(s, req); err != nil {
 		return err
 	}
-	defer h.unsubscribe(s)
+	defer j.unsubscribe(s)
 	for {
-		if err := send(h.take(s)); err != nil || !req.Follow {
+		if err := send(j.take(s)); err != nil || !req.Follow {
 			return err
 		}
 		select {
@@ -82,47 +82,47 @@ func (h *Hub) Monitor(ctx context.Context, req api.MonitorRequest, send func(api
 }
 
 // subscribe gives s what is remembered and, if it follows, all that comes.
-func (h *Hub) subscribe(s *subscriber, req api.MonitorRequest) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if req.Follow && len(h.monitors) >= maxMonitors {
-		return api.Errorf(api.CodeUnavailable, "monitor: %d follow already: end one of them", len(h.monitors))
+func (j *journal) subscribe(s *subscriber, req api.MonitorRequest) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if req.Follow && len(j.monitors) >= maxMonitors {
+		return api.Errorf(api.CodeUnavailable, "monitor: %d follow already: end one of them", len(j.monitors))
 	}
 	if !req.Since.IsZero() {
-		for i := range h.recent {
-			s.queue.Events = append(s.queue.Events, h.recent[i].since(req.Since)...)
+		for i := range j.recent {
+			s.queue.Events = append(s.queue.Events, j.recent[i].since(req.Since)...)
 		}
 		s.queue.Events = slices.DeleteFunc(s.queue.Events, func(e api.Event) bool { return !s.picks(&e) })
 		slices.SortStableFunc(s.queue.Events, func(a, b api.Event) int { return a.Time.Compare(b.Time) })
 	}
-	s.lost = h.stats.Lost
+	s.lost = j.stats.Lost
 	if req.Follow {
-		h.monitors = append(h.monitors, s)
+		j.monitors = append(j.monitors, s)
 	}
 	return nil
 }
 
-func (h *Hub) unsubscribe(s *subscriber) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.monitors = slices.DeleteFunc(h.monitors, func(o *subscriber) bool { return o == s })
-	h.stats.Skipped += s.queue.Skipped
+func (j *journal) unsubscribe(s *subscriber) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.monitors = slices.DeleteFunc(j.monitors, func(o *subscriber) bool { return o == s })
+	j.stats.Skipped += s.queue.Skipped
 }
 
 // take empties s's queue.
-func (h *Hub) take(s *subscriber) api.Events {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (j *journal) take(s *subscriber) api.Events {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	news := s.queue
 	s.queue = api.Events{}
-	news.Lost, s.lost = h.stats.Lost-s.lost, h.stats.Lost
-	h.stats.Skipped += news.Skipped
+	news.Lost, s.lost = j.stats.Lost-s.lost, j.stats.Lost
+	j.stats.Skipped += news.Skipped
 	return news
 }
 
 // Flows returns the flows that were seen since a moment.
-func (h *Hub) Flows(req api.FlowsRequest) api.FlowList {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.kept.list(req.Since)
+func (j *journal) Flows(req api.FlowsRequest) api.FlowList {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.kept.list(req.Since)
 }

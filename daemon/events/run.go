@@ -75,11 +75,15 @@ func (h *Hub) Run(ctx context.Context) error {
 			return fmt.Errorf("wait for logged packets: %w", err)
 		}
 		for _, s := range sockets {
-			h.publish(h.drain(s.Fd, buf))
+			read := h.drain(s.Fd, buf)
+			for i := range read.events {
+				h.name(&read.events[i])
+			}
+			h.publish(read)
 		}
 		now := time.Now()
 		if now.After(due.flush) {
-			h.flush()
+			h.flush(h.Log)
 			due.flush = now.Add(flushEvery)
 		}
 		if now.After(due.tell) {
@@ -87,81 +91,50 @@ func (h *Hub) Run(ctx context.Context) error {
 			due.tell = now.Add(tellEvery)
 		}
 		if now.After(due.save) {
-			h.save()
+			h.save(h.Log)
 			due.save = now.Add(saveEvery)
 		}
 	}
-	h.flush()
-	h.save()
+	h.flush(h.Log)
+	h.save(h.Log)
 	return nil
 }
 
-// drain reads what a socket has, up to some, and returns it as events without
-// names.
-func (h *Hub) drain(fd int32, buf []byte) []api.Event {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	ns := h.sockets[fd]
+// drain reads what a socket has, up to some, as events without names.
+func (h *Hub) drain(fd int32, buf []byte) (all haul) {
+	h.sockets.Lock()
+	defer h.sockets.Unlock()
+	ns := h.byFD[fd]
 	if ns == nil {
-		return nil // closed meanwhile
+		return all // closed meanwhile
 	}
-	var list []api.Event
 	for range atOnce {
 		n, err := receive(ns.fd, buf)
 		if err != nil {
-			return list // nothing more; an error of the socket itself ends nothing
+			return all // nothing more; an error of the socket itself ends nothing
 		}
 		messages, err := parse(buf[:n])
 		if err != nil {
-			h.stats.Malformed++
+			all.malformed++
 		}
 		for i := range messages {
-			if e, ok := h.read(ns, &messages[i]); ok {
-				list = append(list, e)
-			}
+			ns.read(&messages[i], &all)
 		}
 	}
-	return list
+	return all
 }
 
-// read counts what was lost before m and returns m as an event, unless nobody is
-// attached whose it may be. h.mu is held.
-func (h *Hub) read(ns *namespace, m *message) (api.Event, bool) {
+// read counts what was lost before m, and adds m unless nobody is attached whose
+// it may be.
+func (ns *namespace) read(m *message, to *haul) {
 	if ns.begun {
-		h.stats.Lost += uint64(m.sequence - ns.next)
-		h.kept.Lost += uint64(m.sequence - ns.next)
+		to.lost += uint64(m.sequence - ns.next)
 	}
 	ns.next, ns.begun = m.sequence+1, true
 	prefix, id, _ := strings.Cut(m.prefix, "/")
-	t := ns.targets[prefix+"/"]
-	if t == nil {
-		return api.Event{}, false
-	}
-	t.stirred = true
-	e := t.event(m, id, time.Now().UTC())
-	h.stats.Events[e.Verdict]++
-	return e, true
-}
-
-// publish names the ends of events and gives them to whoever wants them.
-func (h *Hub) publish(list []api.Event) {
-	for i := range list {
-		h.name(&list[i])
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i := range list {
-		n := h.kept.add(&list[i])
-		e := list[i]
-		e.From.Labels, e.From.NamespaceLabels, e.To.Labels, e.To.NamespaceLabels = nil, nil, nil, nil
-		ring := &h.recent[0]
-		if e.Verdict == ruleset.Accepted {
-			ring = &h.recent[1]
-		}
-		ring.add(record{n, e})
-		for _, m := range h.monitors {
-			m.offer(e)
-		}
+	if t := ns.targets[prefix+"/"]; t != nil {
+		t.stirred = true
+		to.events = append(to.events, t.event(m, id, time.Now().UTC()))
 	}
 }
 
@@ -187,28 +160,4 @@ func (h *Hub) name(e *api.Event) {
 		own.Service, own.Node, own.Labels, own.NamespaceLabels = "", "", nil, nil
 	}
 	own.Namespace, own.Pod = e.Namespace, e.Pod
-}
-
-// flush writes new events to their files.
-func (h *Hub) flush() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i := range h.recent {
-		h.trouble(h.recent[i].flush())
-	}
-}
-
-// save writes the flows to their file.
-func (h *Hub) save() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.trouble(h.kept.save())
-}
-
-// trouble logs what goes wrong with the files, once until it goes well.
-func (h *Hub) trouble(err error) {
-	if err != nil && !h.troubled {
-		h.Log.Error("events are not kept for the time after a restart", "error", err)
-	}
-	h.troubled = err != nil
 }
