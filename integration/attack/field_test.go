@@ -130,7 +130,8 @@ func mac(t *testing.T, ns *lab.Netns, device string) []byte {
 // refused.
 func (p *pod) act(t *testing.T, a intruder.Act, capabilities []int) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), settling)
+	const patience = 3 * settling // filling a table takes a while where much else goes on
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd, err := intruder.Command(ctx, a, capabilities...)
 	must(t, err)
