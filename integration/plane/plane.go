@@ -29,6 +29,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,7 +50,7 @@ type Plane struct {
 	dir       string
 	etcdPort  int
 	port      int
-	etcd, api *exec.Cmd
+	etcd, api *program
 	flags     []string // more of the API server's
 }
 
@@ -118,7 +119,7 @@ func (p *Plane) Write(name, content string) string {
 }
 
 // start starts a program whose output goes to a file, shown if the test fails.
-func (p *Plane) start(name string, args ...string) *exec.Cmd {
+func (p *Plane) start(name string, args ...string) *program {
 	p.t.Helper()
 	log, err := os.OpenFile(p.Path(name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -128,25 +129,45 @@ func (p *Plane) start(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(p.root, ".cache/cluster/bin", name), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	r := &program{cmd: cmd, ended: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The kernel takes the thread that started it for the parent: it stays.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // its log says why
+		}
+		close(r.ended)
+	}()
+	if err := <-started; err != nil {
 		p.t.Fatalf("start %s: %v (make e2e builds it)", name, err)
 	}
-	return cmd
+	return r
 }
 
-// StopAPI kills the API server.
-func (p *Plane) StopAPI() { p.api = kill(p.api) }
+// A program is one that runs.
+type program struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
 
-// StopEtcd kills etcd.
-func (p *Plane) StopEtcd() { p.etcd = kill(p.etcd) }
-
-func kill(c *exec.Cmd) *exec.Cmd {
-	if c != nil {
-		_ = c.Process.Kill() // it may have ended
-		_ = c.Wait()
+// kill ends the program, if there is one, and returns none.
+func (r *program) kill() *program {
+	if r != nil {
+		_ = r.cmd.Process.Kill() // it may have ended
+		<-r.ended
 	}
 	return nil
 }
+
+// StopAPI kills the API server.
+func (p *Plane) StopAPI() { p.api = p.api.kill() }
+
+// StopEtcd kills etcd.
+func (p *Plane) StopEtcd() { p.etcd = p.etcd.kill() }
 
 // StartEtcd starts etcd, with what it stored before.
 func (p *Plane) StartEtcd() {

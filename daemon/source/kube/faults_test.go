@@ -163,7 +163,7 @@ func TestProtocol(t *testing.T) {
 	}
 	front.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	front.StartTLS()
-	t.Cleanup(front.CloseClientConnections)
+	t.Cleanup(front.Close)
 	c := follow(t, &Source{Kubeconfig: p.Kubeconfig("proxy.kubeconfig", front.URL, plane.OwnToken)})
 	c.sees(p, "the shop is known", func() bool { return len(c.policies) == 1 })
 	mu.Lock()

@@ -12,12 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/podwall/podwall/daemon/source"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Whatever answers in the API server's place: nothing is known by it, it is said
 // what came, and the source goes on asking and ends when it is told to.
