@@ -56,7 +56,7 @@ func (d daemon) daemon(context.Context) []Result {
 	case errors.Is(d.err, os.ErrPermission):
 		return unknown(check, d.err, "run policyctl doctor as root")
 	case d.err != nil:
-		return result(check, Failed, fmt.Sprintf("podwalld does not answer: %v; rules stay in place, but no pod can start and no change of policy arrives", d.err),
+		return result(check, Failed, fmt.Sprintf("%v; rules stay in place, but no pod can start and no change of policy arrives", d.err),
 			"systemctl status podwalld; journalctl -u podwalld")
 	case !d.status.Ready:
 		return result(check, Failed, fmt.Sprintf("podwalld on %s can't serve ADD: %s", d.status.Node, d.status.Reason), "journalctl -u podwalld")
