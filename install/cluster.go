@@ -70,39 +70,49 @@ func (n *node) api() *apiserver.Client {
 }
 
 // speakers are the container runtimes of which it is known from which version on
-// their libcni speaks a version of CNI. The newest comes first.
+// their libcni speaks a version of CNI. The newest of each comes first.
 var speakers = []struct {
 	runtime      string
 	major, minor int
 	cni          string
+	dropIns      bool // it reads a network's drop-in directory
 }{
-	{"containerd", 2, 0, "1.1.0"},
-	{"containerd", 1, 6, "1.0.0"},
-	{"containerd", 1, 0, "0.4.0"},
-	{"cri-o", 1, 34, "1.1.0"},
+	{"containerd", 2, 1, "1.1.0", true},
+	{"containerd", 2, 0, "1.1.0", false},
+	{"containerd", 1, 6, "1.0.0", false},
+	{"containerd", 1, 0, "0.4.0", false},
+	{"cri-o", 1, 34, "1.1.0", true},
 }
 
 // runtimePattern is how a node names its runtime: containerd://2.3.7-k3s1.
 var runtimePattern = regexp.MustCompile(`^([a-z-]+)://v?(\d+)\.(\d+)`)
 
-// speaks returns an error unless a runtime speaks a version of CNI.
-func speaks(runtime, version string) error {
+// ability is what is known of a runtime.
+func ability(runtime string) (version string, dropIns bool, err error) {
 	m := runtimePattern.FindStringSubmatch(runtime)
 	if m == nil {
-		return fmt.Errorf("runtime %q: not known here", runtime)
+		return "", false, fmt.Errorf("runtime %q: not known here", runtime)
 	}
 	major, _ := strconv.Atoi(m[2]) // too many digits make a version that is higher than any
 	minor, _ := strconv.Atoi(m[3])
 	for _, s := range speakers {
-		if s.runtime != m[1] || major < s.major || (major == s.major && minor < s.minor) {
-			continue
+		if s.runtime == m[1] && (major > s.major || (major == s.major && minor >= s.minor)) {
+			return s.cni, s.dropIns, nil
 		}
-		if higher, err := cni.GreaterThan(version, s.cni); err != nil || higher {
-			return fmt.Errorf("runtime %s speaks CNI up to %s", runtime, s.cni)
-		}
-		return nil
 	}
-	return fmt.Errorf("runtime %s: it is not known what it speaks", runtime)
+	return "", false, fmt.Errorf("runtime %s: it is not known what it speaks", runtime)
+}
+
+// speaks returns an error unless a runtime speaks a version of CNI.
+func speaks(runtime, version string) error {
+	most, _, err := ability(runtime)
+	if err != nil {
+		return err
+	}
+	if higher, err := cni.GreaterThan(version, most); err != nil || higher {
+		return fmt.Errorf("runtime %s speaks CNI up to %s", runtime, most)
+	}
+	return nil
 }
 
 // runtimeSpeaks returns an error unless this node's runtime speaks a version of
@@ -111,6 +121,31 @@ func (n *node) runtimeSpeaks(ctx context.Context, version string) error {
 	if n.cluster.node == "" {
 		return nil
 	}
+	runtime, err := n.nodeRuntime(ctx)
+	if err != nil {
+		return err
+	}
+	return speaks(runtime, version)
+}
+
+// checkDropIn returns an error if it is not known that this node's runtime reads
+// drop-in directories: its pods would have no firewall, and nobody would notice.
+func (n *node) checkDropIn(ctx context.Context) error {
+	if !n.dir.DropIn || n.cluster.node == "" {
+		return nil
+	}
+	runtime, err := n.nodeRuntime(ctx)
+	if err != nil {
+		return fmt.Errorf("--drop-in: ask what runtime this node has: %w", err)
+	}
+	if _, reads, err := ability(runtime); err != nil || !reads {
+		return fmt.Errorf("--drop-in: runtime %s: it is not known to read drop-in directories", runtime)
+	}
+	return nil
+}
+
+// nodeRuntime is the runtime of this node, which is asked for once.
+func (n *node) nodeRuntime(ctx context.Context) (string, error) {
 	c := &n.cluster
 	if c.runtime == "" && time.Since(c.asked) > askRuntime {
 		c.asked = time.Now()
@@ -118,10 +153,7 @@ func (n *node) runtimeSpeaks(ctx context.Context, version string) error {
 		node, c.refused = n.api().Node(ctx, c.node)
 		c.runtime = node.Runtime
 	}
-	if c.refused != nil {
-		return c.refused
-	}
-	return speaks(c.runtime, version)
+	return c.runtime, c.refused
 }
 
 // listen hears what becomes of the DaemonSet, until ctx ends.

@@ -361,6 +361,25 @@ func TestCNIVersionAsksRuntime(t *testing.T) {
 	}
 }
 
+// A drop-in file that the runtime does not read would be no firewall at all.
+func TestDropInAsksRuntime(t *testing.T) {
+	h, c := newHost(t), newCluster(t)
+	h.write(h.confs+"/10-flannel.conflist", flannel)
+	for _, tt := range []struct {
+		runtime string
+		want    int
+	}{{"containerd://2.0.5", exitUsage}, {"docker://28.0", exitUsage}, {"containerd://2.1.0", exitDone}} {
+		c.change(func() { c.runtime = tt.runtime })
+		status, _, stderr := h.doWith(t.Context(), c.getenv, h.args("install", "--drop-in", "--service-account", c.account))
+		if status != tt.want || (status != exitDone && !strings.Contains(stderr, tt.runtime)) {
+			t.Errorf("%s: exit status %d, %s", tt.runtime, status, stderr)
+		}
+	}
+	if h.read(h.confs+"/10-flannel.conflist") != flannel || h.read(h.confs+"/cbr0/zz-podwall.conf") == "" {
+		t.Error("not beside the network")
+	}
+}
+
 func TestClusterFlags(t *testing.T) {
 	h := newHost(t)
 	for _, args := range [][]string{{"--daemonset", "podwall"}, {"--daemonset", "/x", "--node-name", "n1"}, {"--taint", taintKey}} {

@@ -47,7 +47,7 @@ type node struct {
 
 // prepare makes the flags what the directory of networks needs.
 func (n *node) prepare(ctx context.Context) error {
-	if err := n.checkCluster(); err != nil {
+	if err := errors.Join(n.checkCluster(), n.checkDropIn(ctx)); err != nil {
 		return err
 	}
 	fields := []string{`"type": "podwall"`}

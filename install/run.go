@@ -49,6 +49,9 @@ func (n *node) keep(ctx context.Context, log *slog.Logger) error {
 		Contested: n.contested.Store,
 	}
 	log.Info("podwall-install keeps podwall in place", "networks", n.dir.Path, "plugins", n.cniBin)
+	if n.dir.DropIn { // an earlier run may have been killed before it did
+		_ = change.Wake(n.dir.Path) // where there is no such directory, nobody watches it
+	}
 	after, stop := context.WithCancel(context.WithoutCancel(ctx)) // ends when all is done
 	defer stop()
 	// These are all the goroutines that last.

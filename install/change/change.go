@@ -49,7 +49,7 @@ type Change struct {
 	// Mode is the mode where it doesn't depend on other files; 0 where it does.
 	Mode fs.FileMode
 	// WithDir makes the file's directory if need be, and removes it with the file
-	// if nothing else is in it.
+	// if nothing else is in it. Whoever watches the directory above is woken up.
 	WithDir bool
 }
 
@@ -71,6 +71,9 @@ func (c Change) Apply() error {
 	}
 	if c.WithDir && c.After == nil {
 		_ = os.Remove(filepath.Dir(c.Path)) // refused unless it is empty
+	}
+	if err == nil && c.WithDir {
+		err = Wake(filepath.Dir(filepath.Dir(c.Path)))
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w%s", verb, c.Path, withoutPath(err), advice(err))
@@ -159,6 +162,18 @@ func (c Change) own(tmp *os.File) error {
 		}
 	}
 	return tmp.Chmod(mode)
+}
+
+// Wake has whoever watches dir read it again. Container runtimes watch the directory
+// of networks, not those below it: containerd 2.3 does not see a drop-in file until
+// a file beside the directory is written or removed. An empty file takes no space on
+// a full disk.
+func Wake(dir string) error {
+	tmp, err := os.CreateTemp(dir, prefix+"*"+suffix)
+	if err != nil {
+		return err
+	}
+	return errors.Join(tmp.Close(), os.Remove(tmp.Name()))
 }
 
 // Diff shows the change: as a unified diff where the file is text, and else as a

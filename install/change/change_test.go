@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 )
 
@@ -229,4 +230,40 @@ func tree(t *testing.T, dir string) map[string]string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// A runtime watches the directory of networks and not those below it, so that a
+// change in one of these has to be heard above.
+func TestDropInIsHeardAbove(t *testing.T) {
+	dir := t.TempDir()
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Add(dir); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "net", "zz.conf")
+	for _, c := range []Change{
+		{Path: path, After: []byte("new"), WithDir: true},
+		{Path: path, Before: []byte("new"), WithDir: true},
+	} {
+		if err := c.Apply(); err != nil {
+			t.Fatal(err)
+		}
+		// The first removal is that of the file which wakes. containerd hears
+		// writing, renaming and removing.
+		for heard := false; !heard; {
+			select {
+			case e := <-w.Events:
+				heard = e.Has(fsnotify.Remove) && strings.HasSuffix(e.Name, suffix)
+			case <-time.After(5 * time.Second):
+				t.Fatalf("nothing was removed beside %s", filepath.Dir(path))
+			}
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
 }
