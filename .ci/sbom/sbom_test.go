@@ -214,3 +214,49 @@ func TestClassify(t *testing.T) {
 		}
 	}
 }
+
+// Every module that is linked is named with its terms, and each text is there once.
+func TestNotices(t *testing.T) {
+	paths := built(t)
+	var first, second bytes.Buffer
+	for _, b := range []*bytes.Buffer{&first, &second} {
+		if err := runNotices(b, paths); err != nil {
+			t.Fatal(err)
+		}
+		slices.Reverse(paths)
+	}
+	if !bytes.Equal(first.Bytes(), second.Bytes()) {
+		t.Error("the order of the binaries counts")
+	}
+	text := first.String()
+	for _, path := range paths {
+		bin, err := readBinary(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range bin.modules {
+			if !strings.Contains(text, "\n"+m.path+" "+m.version+"\n") {
+				t.Errorf("%s %s is in %s and not in the notices", m.path, m.version, path)
+			}
+		}
+	}
+	for _, want := range []string{"\nstd 1.", "Redistribution and use in source and binary forms", "Apache License"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if n := strings.Count(text, "Copyright (c) 2009 The Go Authors"); n > 2 { // with and without the patent grant's other year
+		t.Errorf("the Go authors' licence is there %d times", n)
+	}
+}
+
+// A module without a licence can't be passed on.
+func TestNoticesNeedALicence(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "NOTICE"), []byte("ours"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := termsIn(dir); err == nil {
+		t.Error("a notice is taken for a licence")
+	}
+}
