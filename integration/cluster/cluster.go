@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -19,6 +20,9 @@ type Cluster struct {
 	tools Tools
 	name  string // of its directories
 	pki   *pki
+
+	mu     sync.Mutex
+	places map[string]place // of pods, by namespace/name
 }
 
 // startLimit is how long Until waits.
@@ -43,7 +47,8 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	if err := tools.sweep(); err != nil {
 		return nil, fmt.Errorf("clean up after a cluster that was killed: %w", err)
 	}
-	c := &Cluster{Config: config, tools: tools, name: fmt.Sprintf("%s-%d", time.Now().Format("150405"), os.Getpid())}
+	c := &Cluster{Config: config, tools: tools, name: fmt.Sprintf("%s-%d", time.Now().Format("150405"), os.Getpid()),
+		places: make(map[string]place)}
 	if err := c.up(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("cluster up: %w (logs in %s)", err, c.Logs()), c.KeepLogs(), c.Down())
 	}

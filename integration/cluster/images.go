@@ -63,7 +63,8 @@ func (t Tools) writeImages(ctx context.Context) error {
 	}
 	agnhost := archive.Image{
 		Tags:       []string{Agnhost, "registry.k8s.io/e2e-test-images/agnhost:2.43"}, // the second is cyclonus'
-		Entrypoint: []string{"/agnhost", "pause"},
+		Entrypoint: []string{"/agnhost"},
+		Args:       []string{"pause"},
 		Files:      append([]archive.File{{Path: "/agnhost", From: t.Path("agnhost")}}, shell...),
 		Dirs:       []string{"/tmp", "/uploads"},
 	}

@@ -36,6 +36,7 @@ type File struct {
 type Image struct {
 	Tags       []string // its names
 	Entrypoint []string
+	Args       []string // its arguments, where a pod gives none
 	User       string
 	Dirs       []string // empty ones; /tmp is everybody's
 	Files      []File
@@ -74,7 +75,7 @@ func (i Image) Write(file string) error {
 func (i Image) config(layer []byte) ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH, "os": "linux", "created": time.Unix(0, 0).UTC(),
-		"config": map[string]any{"Entrypoint": i.Entrypoint, "User": i.User, "WorkingDir": "/",
+		"config": map[string]any{"Entrypoint": i.Entrypoint, "Cmd": i.Args, "User": i.User, "WorkingDir": "/",
 			"Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}},
 		"rootfs":  map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 		"history": []map[string]any{{"created": time.Unix(0, 0).UTC()}},

@@ -30,7 +30,7 @@ func (s *scene) probes(t *testing.T) {
 	s.apply(t, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": %q, "name": "probed", "labels": {"app": "probed"}},
 		"spec": {"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0, "containers": [
 			{"name": "http", "image": %q, "args": ["netexec", "--http-port=8080", "--udp-port=-1"], "imagePullPolicy": "Never",
-				"readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+				"readinessProbe": {"httpGet": {"path": "/hostname", "port": 8080}, "periodSeconds": 1},
 				"startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60}},
 			{"name": "grpc", "image": %q, "args": ["grpc-health-checking", "--port=5000", "--http-port=8081"], "imagePullPolicy": "Never",
 				"livenessProbe": {"grpc": {"port": 5000}, "periodSeconds": 1, "failureThreshold": 30}}]}}`,

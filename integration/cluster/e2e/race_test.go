@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -48,43 +49,55 @@ func race(t *testing.T, c *cluster.Cluster) {
 	}
 }
 
-var answered = regexp.MustCompile(`allowed target answered after (\S+): `)
-
 // start starts the pods numbered from i to end and waits until they have ended.
 // It returns what was said by those whose first packet was lost on their node.
 func (v *vigil) start(t *testing.T, i, end int) (slow []string) {
 	t.Helper()
-	var pods []cluster.Pod
+	batch := fmt.Sprint("batch-", i)
+	nodes := make(map[string]string) // by pod
 	var manifests []string
 	for ; i < end; i++ {
-		p := v.pod(fmt.Sprintf("racer-%d", i), v.Nodes[i%len(v.Nodes)].Name, watched)
+		p := v.pod(fmt.Sprintf("racer-%d", i), v.Nodes[i%len(v.Nodes)].Name, map[string]string{"app": watched["app"], "batch": batch})
 		good := v.addr[v.good[i/len(v.Nodes)%len(v.good)].Name]
 		p.Args = []string{"first", p.Name, good.String(), v.addr[v.bad.Name].String()}
 		p.Once = true
-		pods, manifests = append(pods, p), append(manifests, p.Manifest())
+		nodes[p.Name], manifests = p.Node, append(manifests, p.Manifest())
 	}
 	all := strings.Join(manifests, "\n---\n")
 	v.must(v.Apply(t.Context(), all))
-	for n, p := range pods {
-		if err := v.WaitPodPhase(t.Context(), p, "Succeeded"); err != nil {
-			log, _ := v.PodLog(t.Context(), p)
-			t.Errorf("%s: %v: %s", p, err, log)
-			continue
-		}
-		log, err := v.PodLog(t.Context(), p)
-		v.must(err)
-		m := answered.FindStringSubmatch(log)
-		if m == nil {
-			t.Errorf("%s ended well, but said %q", p, log)
-			continue
-		}
-		local := strings.Contains(log, "good-"+p.Node+" ")
-		if took, err := time.ParseDuration(m[1]); err != nil || local && took > unasked {
-			slow = append(slow, fmt.Sprintf("%s on %s after %s", p.Name, pods[n].Node, m[1]))
+	if err := v.ended(t.Context(), batch, len(nodes)); err != nil {
+		t.Error(err)
+	}
+	logs, err := v.Kubectl(t.Context(), "logs", "-n", v.namespace, "-l", "batch="+batch, "--prefix", "--tail=-1", "--max-log-requests=100")
+	v.must(err)
+	good := 0
+	for _, m := range answered.FindAllStringSubmatch(logs, -1) {
+		good++
+		local := m[3] == "good-"+nodes[m[1]]
+		if took, err := time.ParseDuration(m[2]); err != nil || local && took > unasked {
+			slow = append(slow, fmt.Sprintf("%s on %s after %s", m[1], nodes[m[1]], m[2]))
 		}
 	}
-	v.must(v.Delete(context.WithoutCancel(t.Context()), all))
+	if good != len(nodes) {
+		t.Errorf("%d of %d pods had an answer from what policy allows:\n%s", good, len(nodes), logs)
+	}
+	v.must(v.Delete(t.Context(), all))
 	return slow
+}
+
+// answered is the line of a racer's log with its name, the time and who answered.
+var answered = regexp.MustCompile(`(?m)^\[pod/([^/]+)/main\] allowed target answered after (\S+): (\S+) `)
+
+// ended waits until the pods of a batch have ended well.
+func (v *vigil) ended(ctx context.Context, batch string, n int) error {
+	return v.Until(ctx, batch+" has ended", func(ctx context.Context) error {
+		out, err := v.Kubectl(ctx, "get", "pods", "-n", v.namespace, "-l", "batch="+batch, "-o",
+			`jsonpath={range .items[*]}{.metadata.name}: {.status.phase} {end}`)
+		if err == nil && strings.Count(out, "Succeeded") < n {
+			err = errors.New(out)
+		}
+		return err
+	})
 }
 
 // A vigil is a scene in which pods try all the time what policy allows and what
