@@ -17,13 +17,14 @@ const (
 )
 
 // Matrix says who may reach whom among the cluster's pods, as this node sees them:
-// all of it at one version. ADD and the rounds wait for a row of it at most.
+// all of it at one version. ADD and the rounds wait for one step of it at most: a
+// pod's rules, or a few pairs.
 func (k *Keeper) Matrix(req api.MatrixRequest) (matrix.Matrix, error) {
 	for range beginnings {
 		s, version, err := k.survey(req)
 		for err == nil {
 			var more, same bool
-			if more, same, err = k.row(s, version); err != nil || !same {
+			if more, same, err = k.step(s, version); err != nil || !same {
 				break
 			}
 			if !more {
@@ -63,13 +64,13 @@ func (k *Keeper) knowing() explain.Options {
 	}
 }
 
-// row makes one more row of s, unless the version is another one now.
-func (k *Keeper) row(s *matrix.Survey, version uint64) (more, same bool, err error) {
+// step makes one more step of s, unless the version is another one now.
+func (k *Keeper) step(s *matrix.Survey, version uint64) (more, same bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.version != version {
 		return false, false, nil
 	}
-	more, err = s.Row()
+	more, err = s.Step()
 	return more, true, err
 }

@@ -55,11 +55,11 @@ func TestMatrixIsOfOneVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, same, err := b.row(s, version); err != nil || !same {
+	if _, same, err := b.step(s, version); err != nil || !same {
 		t.Fatalf("same %t, %v", same, err)
 	}
 	b.SetNodeEgress(true)
-	if _, same, _ := b.row(s, version); same {
-		t.Error("a row of another version")
+	if _, same, _ := b.step(s, version); same {
+		t.Error("a step at another version")
 	}
 }

@@ -70,6 +70,12 @@ var directions = []direction{
 		links:  []string{"testing", "net/http/httptest", "internal/netnstest", "internal/archtest"},
 	},
 	{
+		law:     "only metrics speaks Prometheus' language",
+		who:     []string{""},
+		except:  []string{"daemon/metrics", "integration"},
+		imports: []string{"github.com/prometheus"},
+	},
+	{
 		law:   "nothing internal knows the binaries",
 		who:   []string{"internal"},
 		links: []string{"plugin", "daemon", "install"},

@@ -9,6 +9,6 @@
 // row only where nothing tells them apart: one owner, the same labels, and the same
 // decisions about all other pods and each other.
 //
-// It is pure. A Survey can be made a row at a time, for those who hold a lock
+// It is pure. A Survey can be made in small steps, for those who hold a lock
 // meanwhile; the World must not change before it is done.
 package matrix

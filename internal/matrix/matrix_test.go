@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/explain"
@@ -220,4 +221,32 @@ func TestSplit(t *testing.T) {
 			t.Errorf("%s: split(%v) = %s, want %s", tt.name, tt.mentions, got, tt.want)
 		}
 	}
+}
+
+// A step holds whoever waits for a lock: it is one pod's rules, or a few pairs.
+func BenchmarkOfTwoHundredAndFifty(b *testing.B) {
+	var s policy.Snapshot
+	for i := range 250 {
+		s.Pods = append(s.Pods, policy.Pod{Namespace: "shop", Name: fmt.Sprint("p", i), Labels: policy.Labels{"app": fmt.Sprint(i % 50)},
+			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i % 250)})}})
+	}
+	for i := range 50 {
+		s.Policies = append(s.Policies, policy.Policy{Ref: ruleset.Ref{Kind: "NetworkPolicy", Namespace: "shop", Name: fmt.Sprint(i)}, Subject: app(fmt.Sprint(i)),
+			Ingress: policy.Side{Applies: true, Rules: []policy.Rule{{Action: ruleset.Accept, Peers: []policy.Peer{{Pods: app(fmt.Sprint((i + 1) % 50))}}, Ports: []policy.Port{tcp(80, 80), tcp(443, 443)}}}}})
+	}
+	w := policy.New(s)
+	longest := time.Duration(0)
+	for b.Loop() {
+		survey := Begin(w, explain.Options{}, s.Pods, nil)
+		for more := true; more; {
+			start := time.Now()
+			var err error
+			if more, err = survey.Step(); err != nil {
+				b.Fatal(err)
+			}
+			longest = max(longest, time.Since(start))
+		}
+		survey.Matrix()
+	}
+	b.ReportMetric(float64(longest.Microseconds()), "µs/longest-step")
 }

@@ -65,7 +65,9 @@ type Survey struct {
 	pods      []policy.Pod
 	only      []ruleset.Ports // ask about these and no other; nil asks about all
 	nodePorts []ruleset.Ports // of all Services
+	compiled  int             // how many pods' rules are
 	judged    [][][]Port      // what each of the first pods may reach at each
+	pairs     int             // how many are judged
 }
 
 // Begin begins the Survey of pods of w, as a node with these options sees them.
@@ -82,22 +84,32 @@ func Begin(w *policy.World, opts explain.Options, pods []policy.Pod, only []rule
 	return s
 }
 
-// Row judges what one more pod may reach, and reports whether that was not the
-// last one.
-func (s *Survey) Row() (more bool, err error) {
-	if i := len(s.judged); i < len(s.pods) {
-		row := make([][]Port, len(s.pods))
-		for j, to := range s.pods {
-			if row[j], err = s.pair(s.pods[i], to); err != nil {
-				return false, err
-			}
-		}
-		s.judged = append(s.judged, row)
+// pairsAtOnce is how many pairs a Step judges.
+const pairsAtOnce = 32
+
+// Step compiles one more pod's rules or, when all are compiled, judges some more
+// pairs. It reports whether there is more to do.
+func (s *Survey) Step() (more bool, err error) {
+	if s.compiled < len(s.pods) {
+		s.flows.Rules(s.pods[s.compiled])
+		s.compiled++
+		return true, nil
 	}
-	return len(s.judged) < len(s.pods), nil
+	n := len(s.pods)
+	for range min(pairsAtOnce, n*n-s.pairs) {
+		i, j := s.pairs/n, s.pairs%n
+		if j == 0 {
+			s.judged = append(s.judged, make([][]Port, n))
+		}
+		if s.judged[i][j], err = s.pair(s.pods[i], s.pods[j]); err != nil {
+			return false, err
+		}
+		s.pairs++
+	}
+	return s.pairs < n*n, nil
 }
 
-// Matrix is the result, once Row has said that there are no more.
+// Matrix is the result, once Step has said that there are no more.
 func (s *Survey) Matrix() Matrix {
 	m := fold(s.pods, s.judged)
 	m.Asked = s.only
@@ -108,7 +120,7 @@ func (s *Survey) Matrix() Matrix {
 func Of(w *policy.World, opts explain.Options, pods []policy.Pod, only []ruleset.Ports) (Matrix, error) {
 	s := Begin(w, opts, pods, only)
 	for {
-		switch more, err := s.Row(); {
+		switch more, err := s.Step(); {
 		case err != nil:
 			return Matrix{}, err
 		case !more:
