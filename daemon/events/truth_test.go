@@ -72,10 +72,10 @@ func (b *bench) acquaint(t testing.TB) {
 	t.Helper()
 	for i, from := range b.lab.Pods {
 		to := b.lab.Pods[(i+1)%len(b.lab.Pods)]
-		for _, addr := range []string{to.Addr4(7000), to.Addr6(7000)} {
-			to.Echo(t, "udp", addr)
-			netnstest.Flow{From: from.NS, Network: "udp", To: addr}.MustPass(t)
-		}
+		netnstest.Eventually(t, func() error {
+			_, err := from.RunErr(fmt.Sprintf("ping -q -c 1 -W 1 %s && ping -q -c 1 -W 1 %s", to.IP4, to.IP6))
+			return err
+		})
 	}
 }
 
