@@ -84,8 +84,13 @@ sbom: build ## write the bill of materials of the binaries, bin/sbom.cdx.json
 vuln: ## look for known vulnerabilities, where their database can be reached
 	@.ci/vuln
 
-bench: ## run the benchmarks, as root
-	$(GO) test -run '^$$' -bench . $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
+bench: setup build .cache/noop ## measure podwall beside the alternatives, as root, into docs/performance.md
+	@$(GO) build -o .cache/bench ./integration/bench
+	@.cache/bench -doc docs/performance.md
+
+.PHONY: .cache/noop
+.cache/noop:
+	@$(BUILD) -o $@ ./integration/bench/noop
 
 fuzz: ## fuzz every fuzz target for FUZZTIME (10s) each
 	@.ci/fuzz

@@ -7,7 +7,7 @@
 //	adoption_test.go    pods that ran before podwall came
 //	revocation_test.go  what becomes of open connections when policy changes
 //	chaos_test.go       podwalld killed at random instants
-//	bench_test.go       what podwall costs
+//	bench/              what podwall costs, beside what one would pick instead
 //
 // # Contract
 //

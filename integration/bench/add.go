@@ -51,7 +51,7 @@ func (b *bench) adds(ctx context.Context) error {
 	if err := b.oneByOne(ctx, n, m); err != nil {
 		return err
 	}
-	if err := b.binary(n, m); err != nil || b.short {
+	if err := b.binary(n); err != nil || b.short {
 		return err
 	}
 	for _, many := range []int{110, 250} {
@@ -98,7 +98,7 @@ func (b *bench) oneByOne(ctx context.Context, n *lab.Node, m *meter) error {
 		rounds = 25
 	}
 	all := chains(n)
-	whole, share := map[string][]float64{}, map[string][]float64{}
+	whole, share, memory := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
 	for range rounds {
 		for _, i := range rand.Perm(len(all)) {
 			c := all[i]
@@ -108,40 +108,49 @@ func (b *bench) oneByOne(ctx context.Context, n *lab.Node, m *meter) error {
 			}
 			whole[c.name] = append(whole[c.name], ms(took))
 			share[c.name] = append(share[c.name], ms(m.last(c.plugin)))
+			if c.plugin == "podwall" {
+				memory[c.name] = append(memory[c.name], m.resident())
+			}
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
-	const mine = "podwall, 1,000 peers"
-	for _, t := range []struct {
-		beside string
-		target float64
-	}{{"the reference firewall plugin", 1}, {"a no-op plugin", 2}} {
-		b.add(line{what: "share of ADD: " + mine, beside: t.beside, got: summarize(ratios(share[mine], share[t.beside])), target: atMost(t.target)})
-	}
+	b.compareAdds(whole, share)
 	for _, c := range all {
 		b.add(line{what: "ADD, p50: " + c.name, unit: "ms", got: summarize(whole[c.name])})
 		b.add(line{what: "ADD, p99: " + c.name, unit: "ms", got: tail(whole[c.name])})
 		b.add(line{what: "share of ADD, p50: " + c.name, unit: "ms", got: summarize(share[c.name])})
+		if c.plugin == "podwall" {
+			b.add(line{what: "plugin, resident at most: " + c.name, unit: "MB", got: summarize(memory[c.name]), target: atMost(15)})
+		}
 	}
-	b.curve("add", "What a plugin adds to ADD, by peers of the pod", "peers", "ms",
-		series{"podwall", []point{
-			{10, summarize(share["podwall, 10 peers"]).median}, {1000, summarize(share[mine]).median},
-			{10_000, summarize(share["podwall, 10,000 peers"]).median}}},
-		flat("reference firewall plugin", summarize(share["the reference firewall plugin"]).median, 10, 10_000),
-		flat("no-op plugin", summarize(share["a no-op plugin"]).median, 10, 10_000))
 	return nil
 }
 
+// compareAdds puts podwall's part in ADD beside others', and draws it.
+func (b *bench) compareAdds(whole, share map[string][]float64) {
+	const (
+		mine = "podwall, 1,000 peers"
+		noop = "a no-op plugin"
+		rule = "the reference firewall plugin"
+	)
+	b.add(line{what: "share of ADD: " + mine, beside: rule, got: summarize(ratios(share[mine], share[rule])), target: atMost(1)})
+	b.add(line{what: "share of ADD: " + mine, beside: noop, got: summarize(ratios(share[mine], share[noop])), target: atMost(2)})
+	b.add(line{what: "whole ADD: " + mine, beside: noop, got: summarize(ratios(whole[mine], whole[noop]))})
+	median := func(name string) float64 { return summarize(share[name]).median }
+	b.curve("add", "What a plugin adds to ADD, by peers of the pod", "peers", "ms",
+		series{"podwall", []point{{10, median("podwall, 10 peers")}, {1000, median(mine)}, {10_000, median("podwall, 10,000 peers")}}},
+		flat("reference firewall plugin", median(rule), 10, 10_000), flat("no-op plugin", median(noop), 10, 10_000))
+}
+
 // binary says how large the plugin is.
-func (b *bench) binary(n *lab.Node, m *meter) error {
+func (b *bench) binary(n *lab.Node) error {
 	info, err := os.Stat(n.Binary("podwall"))
 	if err != nil {
 		return err
 	}
 	b.add(line{what: "plugin, on disk", unit: "MB", got: exactly(float64(info.Size()) / 1e6), target: atMost(5)})
-	b.add(line{what: "plugin, resident at most", unit: "MB", got: exactly(float64(m.rss) * 1024 / 1e6), target: atMost(15)})
 	return nil
 }
 

@@ -9,12 +9,13 @@ import (
 
 // A bench is one run of the benchmark and what it has found so far.
 type bench struct {
-	short  bool
-	log    io.Writer
-	axis   string // the one that is measured now
-	lines  []line
-	curves []curve
-	took   time.Duration
+	short   bool
+	soaking time.Duration
+	log     io.Writer
+	axis    string // the one that is measured now
+	lines   []line
+	curves  []curve
+	took    time.Duration
 }
 
 // A line is one row of the table.

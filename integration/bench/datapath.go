@@ -69,7 +69,32 @@ func (b *bench) datapath(ctx context.Context) error {
 			return err
 		}
 	}
+	if !b.short {
+		b.drawDatapath()
+	}
 	return nil
+}
+
+// drawDatapath draws what is left of no firewall's rates, by peers and by rules.
+func (b *bench) drawDatapath() {
+	left := func(l load, name string) float64 {
+		for _, line := range b.lines {
+			if line.what == l.name+": "+name && line.beside == noFirewall && line.target == nil {
+				return line.got.median
+			}
+		}
+		return 0
+	}
+	var peers, rules []series
+	for _, l := range []load{requests(), stream(), datagrams(), connections()} {
+		one := left(l, peers1k)
+		peers = append(peers, series{l.name, []point{{10, left(l, peers10)}, {1000, one}, {manyPeers, left(l, peers100k)}}})
+		rules = append(rules, series{l.name, []point{{1, one}, {50, left(l, rules50)}, {1000, left(l, rules1k)}}})
+	}
+	c := connections()
+	rules = append(rules, series{"connections, one port", []point{{1, left(c, peers1k)}, {1000, left(c, onePort1k)}}})
+	b.curve("peers", "What is left of the rate without firewall, by peers", "peers", "ratio", peers...)
+	b.curve("rules", "What is left of the rate without firewall, by rules", "rules", "ratio", rules...)
 }
 
 // newSite makes a node with the subjects' pods.

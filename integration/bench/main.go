@@ -38,9 +38,10 @@ func run() int {
 	defer stop()
 	axes := flag.String("axes", "", "the parts to measure, with commas; all by default")
 	short := flag.Bool("short", false, "measure in minutes, and fail on what is far off its target")
+	soaking := flag.Duration("soak", 2*time.Minute, "how long pods come and go")
 	doc := flag.String("doc", "", "the page to write, with its pictures in a folder beside it")
 	flag.Parse()
-	b := &bench{short: *short, log: os.Stderr}
+	b := &bench{short: *short, soaking: *soaking, log: os.Stderr}
 	if err := b.measure(ctx, *axes); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
@@ -74,6 +75,7 @@ func axes() []axis {
 		{"events", "Events", eventsText, (*bench).events, true},
 		{"change", "Change to kernel", changeText, (*bench).changes, true},
 		{"scale", "Scale of the world", scaleText, (*bench).scale, false},
+		{"soak", "Soak", soakText, (*bench).soak, true},
 	}
 }
 

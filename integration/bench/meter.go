@@ -23,7 +23,7 @@ type meter struct {
 
 	mu   sync.Mutex
 	took map[string][]time.Duration // by plugin, in order
-	rss  int64                      // podwall's largest, in KiB
+	rss  []float64                  // of podwall, at most, in MB
 }
 
 // ExecPlugin runs a plugin.
@@ -54,8 +54,15 @@ func (m *meter) note(name string, took time.Duration, cmd *exec.Cmd) {
 	defer m.mu.Unlock()
 	m.took[name] = append(m.took[name], took)
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok && name == "podwall" {
-		m.rss = max(m.rss, usage.Maxrss)
+		m.rss = append(m.rss, float64(usage.Maxrss)*1024/1e6)
 	}
+}
+
+// resident is how much memory podwall's latest ADD used at most, in MB.
+func (m *meter) resident() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rss[len(m.rss)-1]
 }
 
 // last is how long the plugin's latest ADD took.

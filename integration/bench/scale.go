@@ -26,6 +26,7 @@ type weight struct {
 	pods               float64
 	ready, again       time.Duration // started with nothing, and with 110 pods and what was stored
 	compile            time.Duration
+	change             float64 // of a remote pod, to the last of 110, in milliseconds
 	memory, heap, most float64
 	bytes, kernelBytes float64
 	elements           float64
@@ -60,6 +61,10 @@ func (b *bench) scale(ctx context.Context) error {
 	b.curve("ready", "Until podwalld is ready, by pods of the cluster", "pods", "ms",
 		plot("after the last byte", func(w weight) float64 { return ms(w.ready) }),
 		plot("the rules of all 110 pods", func(w weight) float64 { return ms(w.compile) }))
+	b.curve("change", "Until a remote pod is known to the last of 110 pods, by pods of the cluster", "pods", "ms",
+		plot("p50", func(w weight) float64 { return w.change }))
+	b.curve("restart", "Until podwalld is ready again, with 110 pods, by pods of the cluster", "pods", "ms",
+		plot("after the last byte", func(w weight) float64 { return ms(w.again) }))
 	b.curve("kernel", "Memory of the sets of 110 pods, by pods of the cluster", "pods", "KiB",
 		plot("kernel", func(w weight) float64 { return w.kernelBytes / 1024 }))
 	b.curve("api", "What the API server sends, by pods of the cluster", "pods", "MB",
@@ -88,7 +93,7 @@ func (b *bench) weigh(ctx context.Context, pods int, each float64) (w weight, er
 		return w, err
 	}
 	w.kernelBytes = w.elements * each
-	if w.compile, err = n.recompile(ctx); err != nil {
+	if w.compile, w.change, err = n.recompile(ctx); err != nil {
 		return w, err
 	}
 	if err := n.Stop(); err != nil {
@@ -123,27 +128,36 @@ func (b *bench) weighed(c cluster, w weight) {
 	b.add(line{what: name + "ready after the last byte", unit: "ms", got: exactly(ms(w.ready)), target: ready})
 	b.add(line{what: name + "ready again after the last byte, with 110 pods", unit: "ms", got: exactly(ms(w.again))})
 	b.add(line{what: name + "computing and writing the rules of all 110 pods", unit: "ms", got: exactly(ms(w.compile))})
+	b.add(line{what: name + "a remote pod comes or goes, p50, the last of 110 pods", unit: "ms", got: exactly(w.change)})
 	b.add(line{what: name + "addresses in the kernel's sets", unit: "addresses", got: exactly(w.elements)})
 	mib("the kernel's sets", w.kernelBytes, nil)
 	b.add(line{what: name + "sent by the API server", unit: "MB", got: exactly(w.bytes / 1e6)})
 }
 
 // recompile gives the node one more address, which every pod's rules admit, and
-// returns how long that takes to the last of them.
-func (n *clusterNode) recompile(ctx context.Context) (time.Duration, error) {
+// returns how long that takes to the last of them; and how long the coming or
+// going of a remote pod does.
+func (n *clusterNode) recompile(ctx context.Context) (all time.Duration, one float64, err error) {
 	e, err := listenTo(n.pods)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer e.close()
 	time.Sleep(100 * time.Millisecond) // let what came before it end
 	e.transactions()
 	start := time.Now()
 	if _, err := n.RunErr("ip addr add 192.0.2.99/24 dev eth0"); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	last, err := e.last(ctx)
-	return last.Sub(start), err
+	if err != nil {
+		return 0, 0, err
+	}
+	took, err := n.kinds()[0].repeat(ctx, e, 20)
+	if err != nil {
+		return 0, 0, err
+	}
+	return last.Sub(start), summarize(took).median, nil
 }
 
 // elements counts the addresses in the sets of the node's pods.
