@@ -320,6 +320,51 @@ spec:
 	}
 }
 
+// An API server of before WatchList sends lists, and the rest is the same.
+func TestOlderServer(t *testing.T) {
+	p := plane.New(t, "--feature-gates=WatchList=false")
+	p.Apply(shop)
+	c := follow(t, own(p))
+	c.sees(p, "the shop is known", func() bool { return c.wholes == 1 && len(c.pods) == 1 && len(c.policies) == 1 && len(c.problems) == 0 })
+	p.StopAPI()
+	p.StartAPI()
+	p.Apply(strings.ReplaceAll(web, "name: web", "name: second"))
+	p.Kubectl("", "delete", "-n", "shop", "networkpolicy", "web")
+	c.sees(p, "what changed is known", func() bool { return len(c.pods) == 2 && len(c.policies) == 0 && len(c.problems) == 0 })
+	if c.wholes != 1 || c.gone != 1 {
+		t.Errorf("%d whole Updates and %d gone, want 1 and 1", c.wholes, c.gone)
+	}
+}
+
+// Where the watch is late with a pod it may be late with the policies that were made
+// before it: Learn brings both.
+func TestLearnPolicies(t *testing.T) {
+	p := plane.New(t)
+	p.Apply(shop)
+	w := newWire(t, strings.TrimPrefix(p.URL(), "https://"))
+	c := follow(t, &Source{Kubeconfig: p.Kubeconfig("wire.kubeconfig", "https://"+w.listener.Addr().String(), plane.OwnToken)})
+	c.sees(p, "the shop is known", func() bool { return c.wholes == 1 && len(c.pods) == 1 })
+	// The stream is held up; who asks goes another way.
+	c.dial.mu.Lock()
+	c.dial.kubeconfig = p.Kubeconfig("own.kubeconfig", p.URL(), plane.OwnToken)
+	c.dial.mu.Unlock()
+	w.set(true)
+	p.Apply(strings.NewReplacer("name: web", "name: late").Replace(shop))
+	uid := p.Kubectl("", "get", "-n", "shop", "pod", "late", "-o", "jsonpath={.metadata.uid}")
+	if err := c.Learn(t.Context(), "shop", "late", uid); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	_, there := c.policies[ruleset.Ref{Kind: "NetworkPolicy", Namespace: "shop", Name: "late"}]
+	_, pod := c.pods[policy.Name{Namespace: "shop", Name: "late"}]
+	c.mu.Unlock()
+	if !there || !pod {
+		t.Errorf("after Learn the pod is known: %v, its policy: %v", pod, there)
+	}
+	w.set(false)
+	c.sees(p, "the stream agrees", func() bool { return len(c.pods) == 2 && len(c.policies) == 2 && c.gone == 0 })
+}
+
 // A policy that the namespace controller deletes before the pods stays with them.
 func TestTerminatingNamespace(t *testing.T) {
 	p := plane.New(t)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	netv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/podwall/podwall/internal/api"
@@ -89,7 +90,42 @@ func (s *Source) ask(ctx context.Context, pod policy.Name, uid string) (upTo uin
 	case err != nil:
 		return 0, unknown(tidy(err))
 	}
-	return s.ledger.learn(o, uid, unknown)
+	upTo, err = s.ledger.learn(o, uid, unknown)
+	if err != nil {
+		return 0, err
+	}
+	// Where the pod is late, so may be the policies that were made before it.
+	n, err := s.askPolicies(ctx, pod.Namespace)
+	if err != nil {
+		return 0, unknown("the policies of its namespace are not: " + tidy(err))
+	}
+	return max(upTo, n), nil
+}
+
+// askPolicies lists the NetworkPolicies of a namespace and takes them in. Those that
+// it does not have any more are left to the watch.
+func (s *Source) askPolicies(ctx context.Context, namespace string) (upTo uint64, err error) {
+	c, err := s.dial.client(netv1.SchemeGroupVersion)
+	if err != nil {
+		return 0, err
+	}
+	var list netv1.NetworkPolicyList
+	if err := c.Get().Namespace(namespace).Resource("networkpolicies").Do(ctx).Into(&list); err != nil {
+		return 0, err
+	}
+	for _, m := range s.ledger.mirrors {
+		if m.name != policyKind {
+			continue
+		}
+		for i := range list.Items {
+			n, err := m.learn(&list.Items[i])
+			if err != nil {
+				return 0, err
+			}
+			upTo = max(upTo, n)
+		}
+	}
+	return upTo, nil
 }
 
 // learn takes in a pod that was asked for, if it is the one that was meant.
@@ -109,13 +145,25 @@ func (l *ledger) learn(o any, uid string, unknown func(any) error) (upTo uint64,
 		case p.HostNetwork || p.Done:
 			return 0, unknown("the API server says that it has no network of its own, or runs no more")
 		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		m.put(i)
-		m.ahead[i.Name] = i.version
-		return l.due(object{podKind, i.Name}), nil
+		return m.learn(i)
 	}
 	return 0, unknown("pods are not read")
+}
+
+// learn takes in an object that was asked for, and returns how many news must be
+// published for it to be in force.
+func (m *mirror) learn(o any) (upTo uint64, err error) {
+	i, err := m.item(o)
+	if err != nil {
+		return 0, err
+	}
+	m.ledger.mu.Lock()
+	defer m.ledger.mu.Unlock()
+	if e, known := m.entries[i.Name]; !known || e.version < i.version { // else the watch was faster
+		m.put(i)
+		m.ahead[i.Name] = i.version
+	}
+	return m.ledger.due(object{m.name, i.Name}), nil
 }
 
 // A cluster is who the API server was at first.

@@ -179,6 +179,20 @@ func TestAhead(t *testing.T) {
 	}
 }
 
+// The answer to a question may come later than the watch's news of the same object.
+func TestBehind(t *testing.T) {
+	d := newDesk(t, nil)
+	d.list()
+	d.must(d.of["pods"].Add(pod("web", "6", "newer")))
+	never := func(cause any) error { return fmt.Errorf("not learned: %v", cause) }
+	if _, err := d.learn(pod("web", "5", "new"), "uid-of-web", never); err != nil {
+		t.Fatal(err)
+	}
+	if d.take(false); d.pods()["shop/web"].Labels["is"] != "newer" {
+		t.Errorf("the pod is %+v, want its newer state", d.pods()["shop/web"])
+	}
+}
+
 // A pod may be followed by one of its name in the other stream, in any order of the
 // two streams' news.
 func TestTwins(t *testing.T) {

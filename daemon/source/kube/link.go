@@ -108,6 +108,10 @@ func (l *link) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interf
 		}, func() { stop(); l.ended() })
 		return nil
 	})
+	if err != nil && out != nil { // the end came just then
+		out.Stop()
+		return nil, err
+	}
 	return out, err
 }
 
@@ -179,8 +183,10 @@ func (l *link) answered(err error) {
 	} else {
 		l.doubted = true
 	}
-	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsTimeout(err) {
-		err = nil // too long ago: what happened since is listed, which a Reflector does
+	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsTimeout(err) || apierrors.IsInvalid(err) {
+		// It is too long ago, or the server is too old to send what there is as a
+		// stream: the Reflector asks for a list now.
+		err = nil
 	}
 	l.blame(err)
 }

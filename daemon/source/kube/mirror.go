@@ -27,10 +27,11 @@ type mirror struct {
 
 // An entry is what stays here of an object.
 type entry struct {
-	sum  uint64
-	uid  string
-	held held
-	item *item // of kinds that are kept whole
+	sum     uint64
+	version uint64
+	uid     string
+	held    held
+	item    *item // of kinds that are kept whole
 }
 
 // Transformer makes items of objects before a Reflector gathers them, which takes
@@ -123,9 +124,11 @@ func (m *mirror) put(i *item) {
 		delete(m.ledger.withdrawn, i.Name)
 	}
 	if known && old.sum == i.sum {
+		old.version = i.version
+		m.entries[i.Name] = old
 		return
 	}
-	e := entry{sum: i.sum, uid: i.uid, held: i.held}
+	e := entry{sum: i.sum, version: i.version, uid: i.uid, held: i.held}
 	if m.whole {
 		e.item = i
 	}
