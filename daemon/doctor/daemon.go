@@ -14,8 +14,10 @@ import (
 	"github.com/podwall/podwall/internal/api"
 )
 
-// patience is how long the daemon has for an answer.
-const patience = 5 * time.Second
+const (
+	patience = 5 * time.Second  // for an answer of the daemon's
+	lagging  = 30 * time.Second // a source that is silent for longer is reported
+)
 
 // A daemon is what podwalld says, or why it says nothing: then only the check
 // daemon is of use.
@@ -87,6 +89,14 @@ func (d daemon) source(context.Context) []Result {
 	found := fmt.Sprintf("%s %s: %s", s.Kind, s.Location, strings.Join(objects, ", "))
 	if len(objects) == 0 {
 		return result(check, Warning, found+"nothing: no pod is isolated", "put policies there, or name another source")
+	}
+	switch {
+	case s.Lag > lagging:
+		return result(check, Warning, fmt.Sprintf("%s; what it says has not come through for %s: the node goes on with what it knew", found, s.Lag.Round(time.Second)),
+			"look at the way to the API server, and at podwalld's permissions; journalctl -u podwalld")
+	case !s.KnownAt.IsZero():
+		return result(check, Warning, fmt.Sprintf("%s; not all of it has been read since podwalld started: what was known at %s is in force", found, s.KnownAt.UTC().Format("2006-01-02 15:04:05 MST")),
+			"look at the way to the API server; journalctl -u podwalld")
 	}
 	return fine(check, "%s", found)
 }

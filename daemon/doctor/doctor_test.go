@@ -191,6 +191,8 @@ func TestWhatIsWrong(t *testing.T) {
 		{"another version", func(p *patient) { p.status.Version = "v2" }, "version", Warning, "podwalld is v2, policyctl v1"},
 		{"a source that is away", func(p *patient) { p.status.Source.Synced = false }, "source", Failed, "not read yet"},
 		{"a source without policy", func(p *patient) { p.status.Source.Objects = nil }, "source", Warning, "no pod is isolated"},
+		{"a source that is silent", func(p *patient) { p.status.Source.Lag = time.Minute }, "source", Warning, "has not come through for 1m0s"},
+		{"a source that was known better once", func(p *patient) { p.status.Source.KnownAt = time.Unix(1e9, 0) }, "source", Warning, "known at 2001-09-09 01:46:40 UTC"},
 		{"a policy that is wrong", func(p *patient) { p.status.Problems = []api.Problem{{Object: "NetworkPolicy a/b", Message: "bad"}} }, "policy", Warning, "NetworkPolicy a/b: bad"},
 		{"a full disk", func(p *patient) { p.free = 1 << 20 }, "store", Failed, "1 MiB free"},
 		{"a disk that fills", func(p *patient) { p.free = 100 << 20 }, "store", Warning, "100 MiB free"},

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -201,7 +200,7 @@ func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
 func TestFullDisk(t *testing.T) {
 	err := Write(t.Context(), full{}, Sources{
 		Ask: func(context.Context, api.Verb, any, any) error { return errors.New("away") },
-		Run: func(context.Context, string, ...string) (string, error) { return fmt.Sprint("x"), nil },
+		Run: func(context.Context, string, ...string) (string, error) { return "x", nil },
 	})
 	if err == nil || !strings.Contains(err.Error(), "write bundle: no space left") {
 		t.Errorf("error %v", err)
