@@ -202,6 +202,36 @@ func TestBadArguments(t *testing.T) {
 	f.mustGet(t, nil)
 }
 
+// While one daemon follows another there is none. An ADD waits for it, and a
+// daemon that is there and refuses is not asked again.
+func TestAddWaitsForTheNextDaemon(t *testing.T) {
+	f := setup(t)
+	f.install.Handover = 10 * time.Second
+	aside := f.socket + ".aside"
+	if err := os.Rename(f.socket, aside); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { _ = os.Rename(aside, f.socket) }) // else the ADD fails
+	begin := time.Now()
+	f.call(t, "ADD").mustSucceed(t)
+	if took := time.Since(begin); took < 300*time.Millisecond || took > f.install.Handover/2 {
+		t.Errorf("took %v", took)
+	}
+	f.reply[api.VerbAdd] = refuse(api.CodeUnavailable, "no policy yet")
+	f.got = nil
+	f.call(t, "ADD").mustFail(t, 11)
+	if len(f.got) != 1 {
+		t.Errorf("asked %d times", len(f.got))
+	}
+	f.stop()
+	f.install.Handover = 200 * time.Millisecond
+	begin = time.Now()
+	f.call(t, "ADD").mustFail(t, 11)
+	if took := time.Since(begin); took < f.install.Handover-askAgain {
+		t.Errorf("gave up after %v", took)
+	}
+}
+
 // What failurePolicy open lets pass, and what it doesn't.
 func TestFailurePolicy(t *testing.T) {
 	const away, never = 11, 999

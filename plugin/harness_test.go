@@ -34,6 +34,7 @@ type installation struct {
 	Record   string        // the file in which they are recorded
 	Fails    string        // the error, if there is one
 	Patience time.Duration // of all calls
+	Handover time.Duration // to another daemon
 }
 
 // An applied is a line of Record.
@@ -50,7 +51,7 @@ func TestMain(m *testing.M) {
 		if err := json.Unmarshal([]byte(how), &in); err != nil {
 			panic(err)
 		}
-		p := &plugin{apply: in.apply, stdout: os.Stdout, stderr: os.Stderr, patience: in.Patience, delPeriod: in.Patience}
+		p := &plugin{apply: in.apply, stdout: os.Stdout, stderr: os.Stderr, patience: in.Patience, handover: in.Handover, delPeriod: in.Patience}
 		os.Exit(p.run())
 	}
 	os.Exit(m.Run())

@@ -52,6 +52,7 @@ func main() {
 		stdout:    os.Stdout,
 		stderr:    os.Stderr,
 		patience:  10 * time.Second,
+		handover:  6 * time.Second,
 		delPeriod: 2 * time.Second,
 	}
 	os.Exit(p.run())

@@ -25,6 +25,7 @@ type plugin struct {
 	stdout    io.Writer
 	stderr    io.Writer
 	patience  time.Duration // for a whole call
+	handover  time.Duration // for a daemon that is not there to be followed by another
 	delPeriod time.Duration // for telling the daemon of a DEL, which must not keep a pod from going
 }
 
@@ -102,7 +103,7 @@ func (p *plugin) install(c *call) error {
 	}
 	ctx, cancel := within(p.patience)
 	defer cancel()
-	adding, err := api.Client{Socket: c.conf.Socket}.Add(ctx, c.attachment, c.netns)
+	adding, err := p.begin(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -115,6 +116,21 @@ func (p *plugin) install(c *call) error {
 	return adding.Applied(ctx, api.Applied{
 		Epoch: now.Epoch, Generation: now.Generation, Others: now.Others, Took: time.Since(start),
 	})
+}
+
+// askAgain is how often an ADD looks whether there is a daemon.
+const askAgain = 50 * time.Millisecond
+
+// begin asks the daemon for rules. One that is being replaced by a newer one is away
+// for a moment, in which no pod needs to be refused.
+func (p *plugin) begin(ctx context.Context, c *call) (*api.Adding, error) {
+	for end := time.Now().Add(p.handover); ; time.Sleep(askAgain) {
+		adding, err := api.Client{Socket: c.conf.Socket}.Add(ctx, c.attachment, c.netns)
+		var refusal *api.Error
+		if !errors.Is(err, api.ErrUnavailable) || errors.As(err, &refusal) || ctx.Err() != nil || time.Until(end) < askAgain {
+			return adding, err
+		}
+	}
 }
 
 // check asks the daemon whether the kernel holds what it should.
