@@ -4,9 +4,9 @@
 //	 plugin ──Add, Del──▶ │ Keeper │
 //	kernel ◀──sweep────── └────────┘ ──records──▶ store
 //
-// Whatever changes moves the Keeper's version by one. A round compiles every
-// attachment's rule set from the state at one version and writes those that
-// differ, each in one transaction; rounds never overlap, and changes that arrive
+// Whatever changes moves the Keeper's version by one. A round compiles, from the
+// state at one version, the rule set of every attachment whom that concerns, and
+// writes those that differ, each in one transaction; rounds never overlap, and changes that arrive
 // during one are taken together by the next.
 //
 // # Contract
@@ -20,7 +20,9 @@
 // rules until its namespace goes.
 //
 // The store follows the memory: whatever is killed whenever, it has every
-// attachment whose ADD was answered and none whose DEL was.
+// attachment whose ADD was answered and none whose DEL was. What rounds have
+// installed since it has a sweep later, or when Run ends: not to know it costs a
+// look at the kernel after the next start, and a remote pod never waits for a disk.
 //
 // Mutexes are taken in the order storing, writing (one for each attachment), mu.
 package reconcile

@@ -155,17 +155,20 @@ func (f *fakeStore) do(op string, change func()) error {
 	return nil
 }
 
-func (f *fakeStore) PutMany(rs []store.Record) error {
-	return f.do("put", func() {
+func (f *fakeStore) Save(put []store.Record, gone []api.Key) error {
+	op := "put"
+	if len(put) == 0 {
+		op = "delete"
+	}
+	return f.do(op, func() {
 		f.puts++
-		for _, r := range rs {
+		for _, r := range put {
 			f.records[r.Key] = r
 		}
+		for _, key := range gone {
+			delete(f.records, key)
+		}
 	})
-}
-
-func (f *fakeStore) Delete(key api.Key) error {
-	return f.do("delete", func() { delete(f.records, key) })
 }
 
 func (f *fakeStore) all() []store.Record {

@@ -2,10 +2,7 @@ package reconcile
 
 import (
 	"errors"
-	"fmt"
-	"reflect"
 
-	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
 )
 
@@ -66,55 +63,4 @@ func (k *Keeper) drop(a *attachment) error {
 	a.settle()
 	k.silence(a)
 	return k.persist(a.record.Key)
-}
-
-// persist makes the store hold of these keys what the Keeper knows at this
-// moment. Each change in memory is followed by a persist, and persists take
-// turns, so the last of them leaves the store right whatever the order in which
-// they come.
-func (k *Keeper) persist(keys ...api.Key) error {
-	k.storing.Lock()
-	defer k.storing.Unlock()
-	changed, gone := k.unsaved(keys)
-	var errs []error
-	if len(changed) > 0 {
-		if err := k.Store.PutMany(changed); err != nil {
-			errs = append(errs, fmt.Errorf("store attachments: %w", err))
-		} else {
-			k.saved(changed)
-		}
-	}
-	for _, key := range gone {
-		if err := k.Store.Delete(key); err != nil {
-			errs = append(errs, fmt.Errorf("forget %s: %w", key, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// unsaved returns the records that differ from what the store holds, and the
-// keys that it should not hold. An ADD that has not ended is neither.
-func (k *Keeper) unsaved(keys []api.Key) (changed []store.Record, gone []api.Key) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, key := range keys {
-		switch a := k.attachments[key]; {
-		case a == nil:
-			gone = append(gone, key)
-		case !a.adding && !reflect.DeepEqual(a.record, a.stored):
-			changed = append(changed, a.record)
-		}
-	}
-	return changed, gone
-}
-
-// saved notes what the store holds.
-func (k *Keeper) saved(records []store.Record) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, r := range records {
-		if a := k.attachments[r.Key]; a != nil {
-			a.stored = r
-		}
-	}
 }

@@ -2,12 +2,15 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
@@ -31,7 +34,7 @@ func TestKeep(t *testing.T) {
 	}
 	b := newBench(t)
 	records := []store.Record{on('a', "net"), on('b', "net"), on('c', "other"), on('d', "")}
-	if err := b.store.PutMany(records); err != nil {
+	if err := b.store.Save(records, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.Restore(records)
@@ -81,7 +84,7 @@ func TestDeleteComesAgain(t *testing.T) {
 	}
 }
 
-// A round that stores what it has done does not bring back what was deleted
+// Whoever stores what rounds have done does not bring back what was deleted
 // between its doing and its storing.
 func TestRoundDoesNotStoreTheDeleted(t *testing.T) {
 	b := newBench(t)
@@ -101,11 +104,52 @@ func TestRoundDoesNotStoreTheDeleted(t *testing.T) {
 		return nil
 	}
 	b.round(t.Context())
+	if err := b.saveAll(); err != nil {
+		t.Error(err)
+	}
 	if err := <-deleted; err != nil {
 		t.Fatal(err)
 	}
 	if b.store.has(a.Key) {
 		t.Error("the record is in the store after DEL has returned")
+	}
+}
+
+// Who comes while the store is being written shares the next write with all who do.
+func TestManyShareOneWrite(t *testing.T) {
+	b := newBench(t)
+	const many = 20
+	begun, resume := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(begun); <-resume })
+	b.store.fail = func(string) error { once(); return nil }
+	var g errgroup.Group
+	put := func(i int) {
+		record := attached('a', fmt.Sprint("p", i), "")
+		record.ContainerID = fmt.Sprint(i)
+		b.mu.Lock()
+		b.attach(&attachment{record: record})
+		b.mu.Unlock()
+		g.Go(func() error { return b.persist(record.Key) })
+	}
+	put(0)
+	<-begun
+	for i := range many {
+		put(1 + i)
+	}
+	netnstest.Eventually(t, func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.batch == nil || len(b.batch.keys) < many {
+			return errors.New("not all have joined the next write")
+		}
+		return nil
+	})
+	close(resume)
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if b.store.puts != 2 || len(b.store.all()) != 1+many {
+		t.Errorf("%d records in %d writes, want %d in 2", len(b.store.all()), b.store.puts, 1+many)
 	}
 }
 

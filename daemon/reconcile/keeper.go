@@ -20,8 +20,8 @@ import (
 
 // A Store keeps what must outlive the daemon.
 type Store interface {
-	PutMany([]store.Record) error
-	Delete(api.Key) error
+	// Save stores records and forgets keys, durably: all or, on error, nothing.
+	Save(put []store.Record, gone []api.Key) error
 }
 
 // A Kernel is what the Keeper needs of the kernel, by packages nft and bypass.
@@ -97,6 +97,8 @@ type Keeper struct {
 	nodeEgressByPolicy bool
 	protection         Protection
 	logging            ruleset.Logging
+	batch              *batch // that may still be joined; nil is a new one
+	digests            digests
 }
 
 // New returns a Keeper without attachments, for its fields to be set.
@@ -195,11 +197,15 @@ func (k *Keeper) Synced() error {
 	return nil
 }
 
-// Run makes a round whenever something changed, until ctx ends.
+// Run makes a round whenever something changed, until ctx ends. Then it stores what
+// is not stored yet.
 func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			if err := k.saveAll(); err != nil {
+				k.Log.Error("store what was applied", "error", err)
+			}
 			return nil
 		case <-k.kick: // something changed
 			k.round(ctx)

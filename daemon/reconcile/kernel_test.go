@@ -89,7 +89,7 @@ func TestRealKernelAcrossRestarts(t *testing.T) {
 	if after := list(t, p); after != before || generation() != g {
 		t.Errorf("after a mesh came, generation %d, before %d:\n%s\nbefore:\n%s", generation(), g, after, before)
 	}
-	if stored := b.store.all()[0].Generation; stored != g {
+	if stored := b.stored(t)[0].Generation; stored != g {
 		t.Errorf("stored generation = %d, want the mesh's %d", stored, g)
 	}
 

@@ -23,7 +23,8 @@ type job struct {
 	a       *attachment
 	rules   ruleset.RuleSet
 	version uint64
-	written bool // a moment ago, by the plugin: what the attachment knows needs no look
+	lists   *nft.Comparison // of the round; nil if there is none
+	written bool            // a moment ago, by the plugin: what the attachment knows needs no look
 }
 
 // round brings every attachment to the present version.
@@ -43,13 +44,10 @@ func (k *Keeper) round(ctx context.Context) {
 		})
 	}
 	_ = g.Wait() // carryOut reports its own errors
-	keys := make([]api.Key, 0, len(jobs))
-	for _, j := range jobs {
-		keys = append(keys, j.a.record.Key)
-	}
-	// Not having them costs a look at the kernel after the next start, no more.
-	if err := k.persist(keys...); err != nil {
-		k.Log.Error("store what was applied", "error", err)
+	if keys := k.unstored(jobs); len(keys) > 0 {
+		if err := k.persist(keys...); err != nil {
+			k.Log.Error("store what was applied", "error", err)
+		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -61,6 +59,20 @@ func (k *Keeper) round(ctx context.Context) {
 	}
 }
 
+// unstored returns the keys of those that the store does not have at all. The
+// others' records wait for the sweep.
+func (k *Keeper) unstored(jobs []job) []api.Key {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var keys []api.Key
+	for _, j := range jobs {
+		if j.a.stored.Key != j.a.record.Key {
+			keys = append(keys, j.a.record.Key)
+		}
+	}
+	return keys
+}
+
 // plan compiles the rule sets of all attachments and returns those to look at:
 // the ones that differ from what stands, or where that is not known.
 func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
@@ -70,7 +82,9 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 		return nil, 0, false
 	}
 	k.take()
+	k.digests.age()
 	var c comparison
+	lists := &nft.Comparison{}
 	for _, a := range k.attachments {
 		if a.adding {
 			continue // its own ADD brings it up to date
@@ -89,7 +103,7 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 			continue
 		}
 		a.look = false
-		jobs = append(jobs, job{a: a, rules: rs, version: k.version})
+		jobs = append(jobs, job{a: a, rules: rs, version: k.version, lists: lists})
 	}
 	return jobs, k.version, true
 }
@@ -97,7 +111,7 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 // remembered is what the store says to stand in the kernel, if that is rs. The
 // generation then tells whether it still does, without reading the rules.
 func (k *Keeper) remembered(r store.Record, rs ruleset.RuleSet) *nft.Known {
-	if r.Revision == "" || r.Revision != rs.Revision() {
+	if r.Revision == "" || r.Revision != rs.RevisionBy(k.digests.of) {
 		return nil
 	}
 	known := &nft.Known{Rules: rs, Epoch: r.Epoch, Generation: r.Generation}
@@ -155,7 +169,7 @@ func (k *Keeper) write(j job, netns int) (err error) {
 	}
 	strange := k.strange(a, netns, last)
 	start := time.Now()
-	now, wrote, err := k.apply(a, netns, j.rules, last)
+	now, wrote, err := k.apply(a, netns, j.rules, j.compared(last))
 	took := time.Since(start)
 	try.Took, try.Wrote = took, wrote
 	if err != nil {
@@ -181,6 +195,16 @@ func (k *Keeper) write(j job, netns int) (err error) {
 	return nil
 }
 
+// compared is what is known to stand, with what the round has found to differ.
+func (j job) compared(last *nft.Known) *nft.Known {
+	if last == nil || j.lists == nil {
+		return last
+	}
+	with := *last // others may be reading it
+	with.Lists = j.lists
+	return &with
+}
+
 // strange reports whether nftables in a's namespace is not as an earlier run of
 // the daemon left it, where last does not tell.
 func (k *Keeper) strange(a *attachment, netns int, last *nft.Known) bool {
@@ -198,7 +222,7 @@ func (k *Keeper) strange(a *attachment, netns int, last *nft.Known) bool {
 func (k *Keeper) enforced(a *attachment, now nft.Known, version uint64) {
 	a.known, a.applied = &now, version
 	a.record.Epoch, a.record.Generation = now.Epoch, now.Generation
-	a.record.Revision = now.Rules.Revision()
+	a.record.Revision = now.Rules.RevisionBy(k.digests.of)
 	r := a.record
 	a.status = api.AttachmentStatus{State: api.StateEnforced, Revision: r.Revision, Epoch: r.Epoch, AppliedAt: r.AppliedAt, Took: r.Took}
 }

@@ -23,6 +23,8 @@ import (
 // restarted is b after a restart of the daemon, in front of the same kernel and
 // the same store, before the source has spoken.
 func restarted(t testing.TB, b *bench) *bench {
+	t.Helper()
+	b.stored(t)
 	again := newBench(t)
 	again.kernel, again.Kernel = b.kernel, b.kernel.kernel()
 	again.store, again.Store = b.store, b.store
@@ -31,12 +33,22 @@ func restarted(t testing.TB, b *bench) *bench {
 	return again
 }
 
+// stored makes the store hold all that the Keeper knows, as the next sweep would.
+func (b *bench) stored(t testing.TB) []store.Record {
+	t.Helper()
+	if err := b.saveAll(); err != nil {
+		t.Error(err)
+	}
+	return b.store.all()
+}
+
 func TestRestartWritesNothing(t *testing.T) {
 	b := newBench(t)
 	web, front := netnstest.New(t), netnstest.New(t)
 	b.add(t, web, pod(web, "web", "10.0.0.2"))
 	b.add(t, front, pod(front, "fe", "10.0.0.3"))
 	b.round(t.Context())
+	b.stored(t)
 	writes, puts := b.kernel.writes, b.store.puts
 
 	b = restarted(t, b)
@@ -71,7 +83,7 @@ func TestForeignTransactionWritesNothing(t *testing.T) {
 	if b.kernel.writes != writes {
 		t.Errorf("%d writes, want none", b.kernel.writes-writes)
 	}
-	if got, want := b.store.all()[0].Generation, b.kernel.generation[inode(ns.FD())]; got != want {
+	if got, want := b.stored(t)[0].Generation, b.kernel.generation[inode(ns.FD())]; got != want {
 		t.Errorf("stored generation = %d, want %d", got, want)
 	}
 }

@@ -35,17 +35,16 @@ func (k *Keeper) sweep(ctx context.Context) {
 	if err := k.Refresh(); err != nil {
 		k.Log.Error("sweep", "error", err)
 	}
-	var keys []api.Key
 	for _, a := range k.settled() {
 		if ctx.Err() != nil {
 			return
 		}
 		k.visit(a)
-		keys = append(keys, a.record.Key)
 	}
-	if err := k.persist(keys...); err != nil {
+	if err := k.saveAll(); err != nil {
 		k.Log.Error("sweep", "error", err)
 	}
+	k.forgetUnused()
 }
 
 // settled returns the attachments that no ADD is working on.

@@ -37,6 +37,19 @@ func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
 // policy returns the World that rule sets are compiled from. k.mu is held.
 func (k *Keeper) policy() *policy.World { return k.world }
 
+// forgetUnused forgets what was worked out for pods that are not here any more.
+func (k *Keeper) forgetUnused() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.world.Keep(func(yield func(*policy.Firewall) bool) {
+		for _, a := range k.attachments {
+			if !yield(a.firewall) {
+				return
+			}
+		}
+	})
+}
+
 // podOf returns the pod that a belongs to.
 func (k *Keeper) podOf(w *policy.World, a *attachment) policy.Pod {
 	id := a.pod()

@@ -35,19 +35,15 @@ type memory struct {
 	records map[api.Key]store.Record
 }
 
-func (m *memory) PutMany(rs []store.Record) error {
+func (m *memory) Save(put []store.Record, gone []api.Key) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, r := range rs {
+	for _, r := range put {
 		m.records[r.Key] = r
 	}
-	return nil
-}
-
-func (m *memory) Delete(key api.Key) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.records, key)
+	for _, key := range gone {
+		delete(m.records, key)
+	}
 	return nil
 }
 

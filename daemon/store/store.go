@@ -109,12 +109,16 @@ func (s *Store) Status() api.StoreStatus {
 func (s *Store) Put(r Record) error { return s.PutMany([]Record{r}) }
 
 // PutMany stores all of rs or, on error, none.
-func (s *Store) PutMany(rs []Record) error {
-	if len(rs) == 0 {
+func (s *Store) PutMany(rs []Record) error { return s.Save(rs, nil) }
+
+// Save stores the records put, each in place of the one of the same key, and
+// forgets those of gone, of which some may not be there: all or, on error, nothing.
+func (s *Store) Save(put []Record, gone []api.Key) error {
+	if len(put)+len(gone) == 0 {
 		return nil
 	}
-	return s.update("put "+subject(rs), func(t *txn) error {
-		for _, r := range rs {
+	return s.update("save "+subject(put, gone), func(t *txn) error {
+		for _, r := range put {
 			key, value, err := encode(r)
 			if err != nil {
 				return err
@@ -123,23 +127,27 @@ func (s *Store) PutMany(rs []Record) error {
 				return err
 			}
 		}
+		for _, k := range gone {
+			if err := t.delete(attachments, recordKey(k)); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }
 
-func subject(rs []Record) string {
-	if len(rs) == 1 {
-		return "record " + rs[0].Key.String()
+func subject(put []Record, gone []api.Key) string {
+	switch {
+	case len(put) == 1 && len(gone) == 0:
+		return "record " + put[0].Key.String()
+	case len(put) == 0 && len(gone) == 1:
+		return "that there is no record " + gone[0].String()
 	}
-	return fmt.Sprintf("%d records", len(rs))
+	return fmt.Sprintf("%d records", len(put)+len(gone))
 }
 
 // Delete forgets the record of k. A record that is not there is no error.
-func (s *Store) Delete(k api.Key) error {
-	return s.update("delete record "+k.String(), func(t *txn) error {
-		return t.delete(attachments, recordKey(k))
-	})
-}
+func (s *Store) Delete(k api.Key) error { return s.Save(nil, []api.Key{k}) }
 
 // All returns the records, ordered by key, and an error for each one that Open
 // put into quarantine.

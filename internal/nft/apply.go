@@ -24,6 +24,9 @@ type Known struct {
 	// Others are the epochs of the namespace's other attachments, which this one
 	// must not take.
 	Others []ruleset.Epoch
+	// Lists, if it is set, is asked how lists of peers differ: for a caller that
+	// changes the rules of many attachments at once.
+	Lists *Comparison
 }
 
 // Apply makes rs the firewall of interface iface in the network namespace that
@@ -87,7 +90,7 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 	if !sure && now.Epoch != 0 { // in a new namespace there is nothing to compare
 		now.Found = was.differences(tables(now, iface), dev)
 	}
-	if now.Epoch == 0 || len(now.Found) > 0 || (sure && !rs.Covers(last.Rules)) {
+	if now.Epoch == 0 || len(now.Found) > 0 || (sure && !rs.CoversBy(last.Rules, last.Lists.covers)) {
 		if now.Epoch, err = nextEpoch(netns, was.epoch, was.others); err != nil {
 			return Known{}, false, err
 		}
@@ -106,7 +109,7 @@ func stands(c *nftables.Conn, rs ruleset.RuleSet, last *Known) (Known, bool, err
 		return Known{}, false, err
 	}
 	now := *last
-	now.Found = nil
+	now.Found, now.Lists = nil, nil
 	return now, true, nil
 }
 
@@ -115,7 +118,7 @@ func commit(c *nftables.Conn, dev device, was reading, want [len(families)]rules
 	generation := was.generation
 	var changes [len(families)]*change
 	for i, t := range want {
-		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t}
+		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t, lists: was.lists}
 		if owned {
 			changes[i].table.Flags = ownable
 		}
@@ -168,7 +171,7 @@ func before(c *nftables.Conn, dev device, last *Known) (r reading, sure bool, er
 			return reading{}, false, err
 		}
 		if g == last.Generation {
-			r = reading{generation: g, epoch: last.Epoch, others: last.Others}
+			r = reading{generation: g, epoch: last.Epoch, others: last.Others, lists: last.Lists}
 			for i, t := range tables(*last, dev.name) {
 				r.held[i] = heldOf(t, dev)
 			}

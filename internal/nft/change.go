@@ -35,6 +35,7 @@ type change struct {
 	want   ruleset.Table
 	wanted held
 	n      int // messages queued
+	lists  *Comparison
 
 	editions editions
 	fresh    []ruleset.Set   // to be made: new sets, and new editions of old ones
@@ -51,7 +52,7 @@ func (c *change) plan() error {
 		return nil
 	}
 	c.wanted = heldOf(c.want, c.dev)
-	if c.have.equal(c.wanted) {
+	if c.have.equal(c.wanted, c.lists) {
 		return nil
 	}
 	if !c.have.fits(c.wanted) {
@@ -69,7 +70,7 @@ func (c *change) plan() error {
 			c.fresh = append(c.fresh, s)
 			continue
 		}
-		if add, del := diff(have, s); len(add.Elements)+len(del.Elements) > 0 {
+		if add, del := c.lists.diff(have, s); len(add.Elements)+len(del.Elements) > 0 {
 			changed = append(changed, setChange{set: s, add: add, del: del})
 		}
 	}
@@ -106,7 +107,7 @@ func (c *change) prepare() error {
 
 // do queues the whole change, or what prepare has left of it.
 func (c *change) do() error {
-	if c.have.equal(c.wanted) {
+	if c.have.equal(c.wanted, c.lists) {
 		return nil
 	}
 	// An existing table is not asked for again: its flags, if others, would be

@@ -101,12 +101,12 @@ func (h held) fits(want held) bool {
 }
 
 // equal reports whether h is what it should be.
-func (h held) equal(want held) bool {
+func (h held) equal(want held, c *Comparison) bool {
 	sameSet := func(a, b ruleset.Set) bool {
 		if !alike(a, b) {
 			return false
 		}
-		add, del := diff(a, b)
+		add, del := c.diff(a, b)
 		return len(add.Elements)+len(del.Elements) == 0
 	}
 	return !h.twins && !h.dormant && maps.Equal(h.counters, want.counters) &&
@@ -156,7 +156,7 @@ func (h held) differences(want held) []string {
 			say("set %s: of another type", name)
 			continue
 		}
-		if add, del := diff(a, b); len(add.Elements)+len(del.Elements) > 0 {
+		if add, del := (*Comparison)(nil).diff(a, b); len(add.Elements)+len(del.Elements) > 0 {
 			say("set %s: %d elements missing, %d too many", name, len(add.Elements), len(del.Elements))
 		}
 	}
@@ -222,9 +222,10 @@ func alike(a, b ruleset.Set) bool {
 // diff returns what turns have into want. The elements of both are canonical, so
 // one walk along the two is enough; the same slices are not walked. An element of
 // a map that leads elsewhere is in both results.
-func diff(have, want ruleset.Set) (add, del ruleset.Set) {
+func (c *Comparison) diff(have, want ruleset.Set) (add, del ruleset.Set) {
 	add.Interval, del.Interval = want.Interval, want.Interval
-	if want.Targets == nil && sameSlice(have.Elements, want.Elements) {
+	if want.Targets == nil {
+		add.Elements, del.Elements = c.between(have.Elements, want.Elements)
 		return add, del
 	}
 	i, j := 0, 0
@@ -237,7 +238,7 @@ func diff(have, want ruleset.Set) (add, del ruleset.Set) {
 			take(&add, want, j)
 			j++
 		default:
-			if want.Targets != nil && have.Targets[i] != want.Targets[j] {
+			if have.Targets[i] != want.Targets[j] {
 				take(&del, have, i)
 				take(&add, want, j)
 			}
@@ -260,10 +261,7 @@ func compareAt(a ruleset.Set, i int, b ruleset.Set, j int) int {
 
 // take adds element i of from to s.
 func take(s *ruleset.Set, from ruleset.Set, i int) {
-	s.Elements = append(s.Elements, from.Elements[i])
-	if from.Targets != nil {
-		s.Targets = append(s.Targets, from.Targets[i])
-	}
+	s.Elements, s.Targets = append(s.Elements, from.Elements[i]), append(s.Targets, from.Targets[i])
 }
 
 func sameSlice(a, b []netip.Prefix) bool {

@@ -24,6 +24,7 @@ type reading struct {
 	held       [len(families)]held
 	epoch      ruleset.Epoch // 0 if there is none yet
 	others     []ruleset.Epoch
+	lists      *Comparison // to compare them by
 }
 
 // read reads the attachment's objects: those whose names start with prefix.

@@ -1,0 +1,82 @@
+package nft
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/podwall/podwall/internal/ruleset"
+)
+
+// A Comparison remembers how lists of peers differ, for calls of Apply for many
+// attachments that share their lists: 110 of them may be about one list of
+// 100,000, and the same one that came. It keeps the lists, so it should not be
+// kept. The zero Comparison has compared nothing; any goroutine may use it. Nil
+// remembers nothing.
+type Comparison struct {
+	mu    sync.Mutex
+	known map[lists]*difference
+}
+
+type lists struct {
+	have, want       *netip.Prefix // the first elements
+	haveLen, wantLen int
+}
+
+type difference struct {
+	once     sync.Once
+	add, del []netip.Prefix
+}
+
+// short is the length up to which lists are compared again and again.
+const short = 32
+
+// between returns what turns have into want, both of which are canonical.
+func (c *Comparison) between(have, want []netip.Prefix) (add, del []netip.Prefix) {
+	if sameSlice(have, want) {
+		return nil, nil
+	}
+	if c == nil || len(have) == 0 || len(want) == 0 || len(have)+len(want) < short {
+		return walk(have, want)
+	}
+	d := c.entry(lists{&have[0], &want[0], len(have), len(want)})
+	d.once.Do(func() { d.add, d.del = walk(have, want) })
+	return d.add, d.del
+}
+
+func (c *Comparison) entry(at lists) *difference {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.known[at]
+	if d == nil {
+		if c.known == nil {
+			c.known = map[lists]*difference{}
+		}
+		d = &difference{}
+		c.known[at] = d
+	}
+	return d
+}
+
+// walk goes along both lists once.
+func walk(have, want []netip.Prefix) (add, del []netip.Prefix) {
+	for len(have) > 0 && len(want) > 0 {
+		if have[0] == want[0] { // as nearly all are
+			have, want = have[1:], want[1:]
+		} else if ruleset.ComparePrefix(have[0], want[0]) < 0 {
+			del, have = append(del, have[0]), have[1:]
+		} else {
+			add, want = append(add, want[0]), want[1:]
+		}
+	}
+	return slices.Clip(append(add, want...)), slices.Clip(append(del, have...))
+}
+
+// covers reports whether every address of q is in p.
+func (c *Comparison) covers(p, q ruleset.Peers) bool {
+	if p.Any || q.Any {
+		return p.Covers(q)
+	}
+	_, gone := c.between(q.Prefixes, p.Prefixes)
+	return ruleset.Peers{Prefixes: p.Prefixes}.Holds(gone)
+}
