@@ -23,5 +23,5 @@
 // What was observed outlives the daemon: of the last second before a SIGKILL it
 // may miss something, and after a power cut more. All that is kept is bounded.
 // Packets come from pods, and files may be damaged: neither makes this package
-// panic.
+// panic. What a pod logs by itself to podwall's group is bounded as its rules are.
 package events

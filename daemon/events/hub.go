@@ -38,6 +38,7 @@ type Hub struct {
 	byFD       map[int32]*namespace
 	attached   map[api.Key]namespaceID
 	taken      map[api.Key]string // what is wrong with those that are not heard
+	said       map[api.Key]string // of that, in the log
 }
 
 // A namespaceID identifies a network namespace.
@@ -47,8 +48,9 @@ type namespaceID struct{ device, inode uint64 }
 type namespace struct {
 	id       namespaceID
 	fd       int
-	next     uint32             // the sequence number to come
-	begun    bool               // next is known
+	next     uint32 // the sequence number to come
+	begun    bool   // next is known
+	flood    flood
 	targets  map[string]*target // by the prefix of their names
 	attached map[string]api.Key
 }
@@ -72,7 +74,7 @@ func New(dir string) (h *Hub, note error, err error) {
 	h = &Hub{
 		journal:    newJournal(time.Now().UTC()),
 		namespaces: map[namespaceID]*namespace{}, byFD: map[int32]*namespace{},
-		attached: map[api.Key]namespaceID{}, taken: map[api.Key]string{},
+		attached: map[api.Key]namespaceID{}, taken: map[api.Key]string{}, said: map[api.Key]string{},
 	}
 	if h.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, nil, fmt.Errorf("watch sockets: %w", err)
@@ -167,10 +169,11 @@ func (h *Hub) enter(id namespaceID, netns int) (*namespace, error) {
 
 // complain says once that an attachment's log can't be heard. h.sockets is held.
 func (h *Hub) complain(a api.Attachment, err error) {
-	if h.taken[a.Key] == err.Error() {
+	h.taken[a.Key] = err.Error()
+	if h.said[a.Key] == err.Error() {
 		return
 	}
-	h.taken[a.Key] = err.Error()
+	h.said[a.Key] = err.Error()
 	h.Log.Warn("what the rules log is not heard; its drops are counted all the same",
 		"pod", a.Pod(), "attachment", a.Key.String(), "error", err)
 }
@@ -183,6 +186,7 @@ func (h *Hub) Forget(key api.Key) {
 	defer h.sockets.Unlock()
 	h.leave(key)
 	delete(h.taken, key)
+	delete(h.said, key)
 }
 
 // leave closes the namespace's socket after its last attachment. h.sockets is

@@ -120,6 +120,10 @@ func (h *Hub) drain(fd int32, buf []byte) (all haul) {
 		for i := range messages {
 			ns.read(&messages[i], &all)
 		}
+		if ns.flood.excess > unbearable {
+			h.giveUp(ns)
+			return all
+		}
 	}
 	return all
 }
@@ -132,9 +136,13 @@ func (ns *namespace) read(m *message, to *haul) {
 	}
 	ns.next, ns.begun = m.sequence+1, true
 	prefix, id, _ := strings.Cut(m.prefix, "/")
-	if t := ns.targets[prefix+"/"]; t != nil {
+	t, now := ns.targets[prefix+"/"], time.Now().UTC()
+	switch {
+	case !ns.flood.bears(now, ns.targets):
+		to.lost++
+	case t != nil:
 		t.stirred = true
-		to.events = append(to.events, t.event(m, id, time.Now().UTC()))
+		to.events = append(to.events, t.event(m, id, now))
 	}
 }
 
