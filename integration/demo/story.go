@@ -198,6 +198,7 @@ func killDaemon(ctx context.Context, st *stage, s *shop) error {
 	}
 	st.done("all %d connections are still allowed or denied as before", len(m.flows))
 
+	st.say("a new pod waits for the next podwalld, which does not come:")
 	_, err = s.node.AddPod(ctx, "shop", "late")
 	var refused *types.Error
 	if !errors.As(err, &refused) || refused.Code != types.ErrTryAgainLater {
