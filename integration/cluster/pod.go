@@ -132,11 +132,7 @@ func (c *Cluster) PodLog(ctx context.Context, p Pod) (string, error) {
 // The question comes from the pod's network namespace, but not from a process of
 // the pod: that saves the way through the API server and two kubelets.
 func (c *Cluster) Dial(ctx context.Context, from Pod, network string, to netip.AddrPort) (server string, seen netip.Addr, err error) {
-	n, netns, err := c.netns(ctx, from)
-	if err != nil {
-		return "", netip.Addr{}, err
-	}
-	out, err := n.Exec(ctx, "nsenter", "--net="+netns, "--", c.Tool("probe"), "dial", network+"/"+to.String())
+	out, err := c.ExecNetns(ctx, from, c.Tool("probe"), "dial", network+"/"+to.String())
 	if err != nil {
 		for _, how := range []string{"timeout", "refused", "denied"} {
 			if strings.HasSuffix(err.Error(), ": "+how) {
@@ -167,6 +163,16 @@ func (c *Cluster) Namespace(ctx context.Context, name string) error {
 		_, err := c.Kubectl(ctx, "get", "serviceaccount", "-n", name, "default")
 		return err
 	})
+}
+
+// ExecNetns runs a program of the pod's node, not of the pod, in the pod's network
+// namespace.
+func (c *Cluster) ExecNetns(ctx context.Context, p Pod, argv ...string) (string, error) {
+	n, netns, err := c.netns(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	return n.Exec(ctx, append([]string{"nsenter", "--net=" + netns, "--"}, argv...)...)
 }
 
 // netns finds a pod's node, and its network namespace there.

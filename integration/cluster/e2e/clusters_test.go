@@ -28,6 +28,7 @@ func TestIPv4(t *testing.T) {
 		suite{name: "services", run: services},
 		suite{name: "kubelet", run: kubelet},
 		suite{name: "race", run: race},
+		suite{name: "ambush", run: ambush},
 		suite{name: "reboot", run: reboot},
 		suite{name: "API server away", run: apiServerAway},
 		suite{name: "upgrade", run: upgrade},

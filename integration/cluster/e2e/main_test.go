@@ -6,6 +6,12 @@
 //	go test -v -timeout 60m -run 'TestIPv4/services' ./e2e
 //
 // With -short it runs what fits into CI. Command table makes a table of it all.
+//
+// A new suite is a file with a function of a test and a cluster, and a line in
+// clusters_test.go. A scene gives it a namespace, pods and questions between them
+// (reaches, denied); a vigil is a scene whose pods ask all the time by themselves
+// (closed, undisturbed). What a suite does to a cluster it puts right before it
+// ends: the next one gets the same cluster.
 package e2e
 
 import (

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -87,18 +86,6 @@ func (v *vigil) start(t *testing.T, i, end int) (slow []string) {
 
 // answered is the line of a racer's log with its name, the time and who answered.
 var answered = regexp.MustCompile(`(?m)^\[pod/([^/]+)/main\] allowed target answered after (\S+): (\S+) `)
-
-// ended waits until the pods of a batch have ended well.
-func (v *vigil) ended(ctx context.Context, batch string, n int) error {
-	return v.Until(ctx, batch+" has ended", func(ctx context.Context) error {
-		out, err := v.Kubectl(ctx, "get", "pods", "-n", v.namespace, "-l", "batch="+batch, "-o",
-			`jsonpath={range .items[*]}{.metadata.name}: {.status.phase} {end}`)
-		if err == nil && strings.Count(out, "Succeeded") < n {
-			err = errors.New(out)
-		}
-		return err
-	})
-}
 
 // A vigil is a scene in which pods try all the time what policy allows and what
 // it denies, on every node, while a test does something else.

@@ -4,6 +4,8 @@
 //	probe dial [-t 1s] tcp/HOST:PORT  ask once and print the answer
 //	probe first NAME ALLOWED DENIED   send to both from the first instruction on
 //	probe flood NAME DENIED           send to it for ever
+//	probe sweep NAME HOST:PORT…       send a datagram to each, over and over
+//	probe hear udp/80                 serve for a second and a half
 //	probe stream tcp/HOST:PORT        keep one connection, and new ones, going
 //
 // A target is PROTOCOL/HOST:PORT.
@@ -37,7 +39,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("want serve, dial, first, flood or stream")
+		return errors.New("want serve, dial, first, flood, sweep, hear or stream")
 	}
 	switch args[0] {
 	case "serve":
@@ -62,6 +64,14 @@ func run(args []string) error {
 		}
 		go flood(args[1], "udp/"+args[2])
 		flood(args[1], "tcp/"+args[2])
+	case "sweep":
+		if len(args) < 3 {
+			return errors.New("sweep wants a name and addresses")
+		}
+		return sweep(args[1], args[2:])
+	case "hear":
+		time.AfterFunc(firstFor, func() { os.Exit(0) })
+		return serve(args[1:])
 	case "stream":
 		if len(args) != 2 {
 			return errors.New("stream wants a target")

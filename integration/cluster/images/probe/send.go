@@ -10,6 +10,7 @@ import (
 const (
 	firstFor   = 1500 * time.Millisecond
 	firstLimit = 10 * time.Second // for the answer of the allowed target
+	sweepEvery = 2 * time.Millisecond
 	floodEvery = 5 * time.Millisecond
 	askEvery   = 20 * time.Millisecond
 )
@@ -46,6 +47,29 @@ func flood(name, to string) {
 			_ = c.Close()
 		}()
 		time.Sleep(floodEvery)
+	}
+}
+
+// sweep sends a datagram to each address again and again, for ever, whether
+// somebody has it yet or not.
+func sweep(name string, addresses []string) error {
+	c, err := net.ListenPacket("udp", "")
+	if err != nil {
+		return err
+	}
+	var all []net.Addr
+	for _, a := range addresses {
+		to, err := net.ResolveUDPAddr("udp", a)
+		if err != nil {
+			return err
+		}
+		all = append(all, to)
+	}
+	for {
+		for _, to := range all {
+			_, _ = c.WriteTo([]byte(name), to) // nobody has it
+		}
+		time.Sleep(sweepEvery)
 	}
 }
 
