@@ -220,9 +220,12 @@ func TestInterruptions(t *testing.T) {
 	if now-gone != 1 || wholes != 1 {
 		t.Errorf("%d objects were said to be gone and %d Updates were whole, want 1 and 1: nothing but a pod went", now-gone, wholes)
 	}
-	if st := c.Status(); st.Lag != 0 {
-		t.Errorf("connected again, the status is %+v", st)
-	}
+	p.Until("nothing is behind any more", func() error {
+		if st := c.Status(); st.Lag != 0 {
+			return fmt.Errorf("the status is %+v", st)
+		}
+		return nil
+	})
 }
 
 func TestRights(t *testing.T) {

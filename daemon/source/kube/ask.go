@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -17,6 +18,9 @@ import (
 // askWithin is how long the API server has to answer a question that an ADD waits
 // for.
 const askWithin = 2 * time.Second
+
+// sameWithin is how long it has to say who it is, after the connection was lost.
+const sameWithin = 5 * time.Second
 
 // Learn returns nil once what was published holds the pod of that name and UID, or,
 // with an empty UID, of that name. If it is not known, the API server is asked once:
@@ -168,35 +172,64 @@ func (m *mirror) learn(o any) (upTo uint64, err error) {
 
 // A cluster is who the API server was at first.
 type cluster struct {
-	mu  sync.Mutex
-	uid string // of namespace kube-system
+	mu    sync.Mutex
+	uid   string        // of namespace kube-system
+	found chan struct{} // closed, and replaced, each time that it was found again
 }
 
-// same returns an error if the API server is another cluster's than at first.
-func (s *Source) same(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, askWithin)
-	defer cancel()
-	c, err := s.dial.client(corev1.SchemeGroupVersion)
-	if err != nil {
-		return err
+// again returns a channel that is closed when the API server was found again.
+func (c *cluster) again() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.found == nil {
+		c.found = make(chan struct{})
 	}
-	var ns corev1.Namespace
-	err = c.Get().Resource("namespaces").Name("kube-system").Do(ctx).Into(&ns)
+	return c.found
+}
+
+// meet returns an error if uid is another cluster's than at first, or if it could be
+// told then and can't be told now: a cluster that was wiped looks so while it starts.
+func (c *cluster) meet(uid string, cause error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch {
-	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
-		return nil // it can't be told
-	case err != nil:
-		return err
+	case c.uid == "":
+		c.uid = uid
+	case cause != nil:
+		return fmt.Errorf("whether it is still the same cluster's can't be told: %s", tidy(cause))
+	case c.uid != uid:
+		return fmt.Errorf("it is another cluster's now (namespace kube-system had UID %s and has %s): restart podwalld to follow that one", c.uid, uid)
 	}
-	s.cluster.mu.Lock()
-	defer s.cluster.mu.Unlock()
-	if s.cluster.uid == "" {
-		s.cluster.uid = string(ns.UID)
-	}
-	if s.cluster.uid != string(ns.UID) {
-		return fmt.Errorf("it is another cluster's now (namespace kube-system had UID %s and has %s): restart podwalld to follow that one", s.cluster.uid, ns.UID)
+	if c.found != nil {
+		close(c.found)
+		c.found = nil
 	}
 	return nil
+}
+
+// same returns an error if the API server can't be reached, or is another cluster's
+// than at first. Those who ask at the same time share the answer.
+func (s *Source) same(ctx context.Context) error {
+	_, err, _ := s.asking.Do("same", func() (any, error) {
+		ctx, cancel := context.WithTimeout(ctx, sameWithin)
+		defer cancel()
+		c, err := s.dial.client(corev1.SchemeGroupVersion)
+		if err != nil {
+			return nil, err
+		}
+		var ns corev1.Namespace
+		err = c.Get().MaxRetries(0).Resource("namespaces").Name("kube-system").Do(ctx).Into(&ns)
+		switch {
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+			return nil, s.cluster.meet("", err)
+		case errors.Is(err, context.DeadlineExceeded):
+			return nil, fmt.Errorf("no answer within %s", sameWithin)
+		case err != nil:
+			return nil, err
+		}
+		return nil, s.cluster.meet(string(ns.UID), nil)
+	})
+	return err
 }
 
 // terminating asks whether a namespace is being deleted.

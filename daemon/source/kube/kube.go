@@ -77,7 +77,7 @@ func (s *Source) start() {
 		s.ledger = newLedger(s.Files, s.Log)
 		s.ledger.terminating, s.ledger.faults = s.terminating, s.faults
 		for _, k := range kinds(s.Node) {
-			l := &link{kind: k, dial: s.dial, mirror: s.ledger.mirror(k), same: s.same, log: s.Log, changed: s.ledger.wake}
+			l := &link{kind: k, dial: s.dial, mirror: s.ledger.mirror(k), same: s.same, again: s.cluster.again, changed: s.ledger.wake}
 			s.links = append(s.links, l)
 		}
 	})

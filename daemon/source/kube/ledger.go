@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +43,7 @@ type ledger struct {
 	unsavable        string        // why it could not be stored
 	noted, published uint64        // how many news there were, and how many are published
 	advance          chan struct{} // closed, and replaced, when published moves
+	said             []api.Problem // of the connection, in the log
 	last             source.Update // as it was published, without its objects
 }
 
@@ -133,6 +135,7 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 	faults := l.faults()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.say(faults)
 	if !l.begun && !l.mayBegin(late || len(faults) > 0) {
 		if len(faults) == 0 {
 			return u, 0, false
@@ -154,6 +157,19 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 	}
 	l.news = map[object]any{}
 	return u, l.noted, true
+}
+
+// say logs what is wrong with the connection, each thing once. l.mu is held.
+func (l *ledger) say(faults []api.Problem) {
+	for _, f := range faults {
+		if !slices.Contains(l.said, f) {
+			l.log.Warn("API server", "resource", f.Field, "problem", f.Message)
+		}
+	}
+	if len(faults) == 0 && len(l.said) > 0 {
+		l.log.Info("API server: nothing is wrong any more")
+	}
+	l.said = faults
 }
 
 // mayBegin reports whether enough is known to be published: everything as it is

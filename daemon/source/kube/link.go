@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +32,8 @@ const (
 	// longest each lastPause.
 	firstPause = 200 * time.Millisecond
 	lastPause  = 10 * time.Second
+	// patientAttempts are made, within six seconds, while it forbids what it allowed.
+	patientAttempts = 5
 )
 
 // A link is the connection of one kind to the API server. A Reflector lists and
@@ -41,7 +43,7 @@ type link struct {
 	dial    *dialer
 	mirror  *mirror
 	same    func(context.Context) error // whether it is still the same cluster
-	log     *slog.Logger
+	again   func() <-chan struct{}      // closed when another link has found it so
 	changed func()
 
 	mu      sync.Mutex
@@ -83,7 +85,7 @@ func (l *link) list(ctx context.Context, opts metav1.ListOptions) (runtime.Objec
 
 func (l *link) request(c *rest.RESTClient, opts metav1.ListOptions) *rest.Request {
 	opts.FieldSelector = l.kind.fields
-	return c.Get().Resource(l.kind.resource).VersionedParams(&opts, metav1.ParameterCodec)
+	return c.Get().MaxRetries(0).Resource(l.kind.resource).VersionedParams(&opts, metav1.ParameterCodec)
 }
 
 // watch is a Reflector's.
@@ -118,7 +120,8 @@ func (l *link) watch(ctx context.Context, opts metav1.ListOptions) (watch.Interf
 // try calls do until the API server has answered, with an error perhaps, or ctx
 // ends. Whatever else happens is noted, and tried again.
 func (l *link) try(ctx context.Context, do func(*rest.RESTClient) error) error {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	for pause, attempt := firstPause, 1; ; pause, attempt = min(2*pause, lastPause), attempt+1 {
+		again := l.again()
 		err := l.verify(ctx)
 		if err == nil {
 			var c *rest.RESTClient
@@ -130,12 +133,14 @@ func (l *link) try(ctx context.Context, do func(*rest.RESTClient) error) error {
 			return ctx.Err()
 		}
 		l.answered(err)
-		if err == nil || isAnswer(err) {
+		// An API server that starts forbids everything for a moment.
+		if err == nil || isAnswer(err) && (attempt > patientAttempts || !apierrors.IsForbidden(err) || !l.mirror.wasListed()) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-again: // it is there again
 		case <-time.After(pause/2 + rand.N(pause)): // so that not all nodes come at once
 		}
 	}
@@ -197,11 +202,6 @@ func (l *link) blame(err error) {
 		return // watching and listing are forbidden in turn
 	}
 	l.fault = err
-	if err != nil {
-		l.log.Warn("API server", "resource", l.kind.named(), "error", tidy(err))
-	} else {
-		l.log.Info("API server: as it should be again", "resource", l.kind.named())
-	}
 	l.changed()
 }
 
@@ -237,8 +237,11 @@ func (l *link) hear(e watch.Event) {
 		return
 	}
 	err := apierrors.FromObject(e.Object)
-	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-		l.doubted = true
+	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+		return
+	}
+	l.doubted = true
+	if !apierrors.IsTimeout(err) { // its history is shorter than what is known: it was restored, or is another's
 		l.blame(fmt.Errorf("watch: %w", err))
 	}
 }
@@ -276,6 +279,10 @@ func (l *link) problem() (api.Problem, bool) {
 // tidy is err in one line of bounded length: an API server that is none may answer
 // with a page.
 func tidy(err error) string {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // the same for all that is asked for
+	}
 	line := strings.Join(strings.Fields(err.Error()), " ")
 	if len(line) > 300 {
 		line = line[:300] + "…"

@@ -103,6 +103,13 @@ func (m *mirror) Replace(list []any, at string) error {
 	return nil
 }
 
+// wasListed reports whether the kind has been read in this run.
+func (m *mirror) wasListed() bool {
+	m.ledger.mu.Lock()
+	defer m.ledger.mu.Unlock()
+	return m.listed
+}
+
 // Resync is cache.ReflectorStore's.
 func (m *mirror) Resync() error { return nil }
 

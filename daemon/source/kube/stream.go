@@ -33,6 +33,11 @@ func newStream(w watch.Interface, hear func(watch.Event), stopped func()) *strea
 func (s *stream) pass(hear func(watch.Event)) {
 	defer close(s.out)
 	for e := range s.inner.ResultChan() {
+		select {
+		case <-s.done: // what comes now is about the end
+			return
+		default:
+		}
 		hear(e)
 		select {
 		case s.out <- e:
