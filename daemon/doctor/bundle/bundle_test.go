@@ -182,7 +182,7 @@ func TestLongFilesKeepTheirEnd(t *testing.T) {
 	err := Write(t.Context(), &out, Sources{Root: t.TempDir(),
 		Ask: func(context.Context, api.Verb, any, any) error { return errors.New("away") },
 		Run: func(context.Context, string, ...string) (string, error) {
-			return strings.Repeat("x\n", longest) + "the end", nil
+			return strings.Repeat("a line of a log\n", longest/16+1) + "the end", nil
 		},
 	})
 	if err != nil {
