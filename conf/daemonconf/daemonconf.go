@@ -41,7 +41,7 @@ type Config struct {
 	StateDir string `json:"stateDir,omitempty" jsonschema:"default=/var/lib/podwall,pattern=^/"`
 	// PolicyDir is a directory of Kubernetes manifests, which make it the source of policy.
 	PolicyDir string `json:"policyDir,omitempty" jsonschema:"pattern=^(/|$)"`
-	// Kubeconfig is a kubeconfig file, which makes its cluster the source of policy.
+	// Kubeconfig is a kubeconfig file, which makes its cluster the source of policy. If policyDir is empty too, a pod's own cluster is.
 	Kubeconfig string `json:"kubeconfig,omitempty" jsonschema:"pattern=^(/|$)"`
 	// NodeName is this node's name in the cluster; empty means the host's name.
 	NodeName string `json:"nodeName,omitempty" jsonschema:"maxLength=253"`
