@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/podwall/podwall/integration/lab"
@@ -149,8 +151,8 @@ func (s *site) start(ctx context.Context, pods map[string]string) (err error) {
 			return err
 		}
 	}
-	for name, pod := range pods {
-		if err := s.under(ctx, name, pod, s.Network()); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(pods)) {
+		if err := s.under(ctx, name, pods[name], s.Network()); err != nil {
 			return err
 		}
 	}

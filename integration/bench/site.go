@@ -130,7 +130,7 @@ func (s *site) attach(ctx context.Context, net lab.Network, name string, addrs .
 	if err != nil {
 		return nil, err
 	}
-	for range 3 {
+	for range 10 {
 		if err = s.Add(ctx, net, sb, "eth0", addrs...); err == nil {
 			break
 		}
