@@ -261,3 +261,28 @@ func TestDamagedFilesAreSaid(t *testing.T) {
 		t.Errorf("flows %+v", flows)
 	}
 }
+
+// Each of a pod's attachments has its own events, though they share a socket.
+func TestTwoInterfaces(t *testing.T) {
+	b := newBench(t, "", 2)
+	b.acquaint(t)
+	netnstest.Join(t, b.lab.Pods[1].NS, netnstest.End{Name: "net1", Addrs: []string{"10.7.0.1/24"}}, b.pod.NS, netnstest.End{Name: "net1", Addrs: []string{"10.7.0.2/24"}})
+	b.lab.Pods[1].Run(t, "ping -q -c 1 -W 5 10.7.0.2")
+	b.enforce(t, guarded(generous))
+	second, rs := attachment("pod0"), guarded(generous)
+	second.Interface, rs.Addresses = "net1", []netip.Addr{netip.MustParseAddr("10.7.0.2")}
+	if _, _, err := nft.Apply(b.pod.FD(), "net1", rs, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.Listen(second, rs.Revision(), rs, b.pod.FD())
+	seen := b.watch(t, api.Filter{Port: 8000})
+	send(t, b.lab.Pods[1].NS, netip.AddrPortFrom(b.pod.IP4, 8000), 10)
+	send(t, b.lab.Pods[1].NS, netip.AddrPortFrom(rs.Addresses[0], 8000), 10)
+	got := map[string]string{}
+	for _, e := range seen.wait(t, 2) {
+		got[e.Interface] = e.To.Address.String()
+	}
+	if len(got) != 2 || got["eth0"] != b.pod.IP4.String() || got["net1"] != "10.7.0.2" {
+		t.Errorf("events by interface: %v", got)
+	}
+}
