@@ -86,7 +86,7 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 	if err != nil {
 		return Known{}, false, err
 	}
-	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others}
+	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others, Lists: was.lists}
 	if !sure && now.Epoch != 0 { // in a new namespace there is nothing to compare
 		now.Found = was.differences(tables(now, iface), dev)
 	}
@@ -96,6 +96,7 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 		}
 	}
 	now.Generation, err = commit(c, dev, was, tables(now, iface), rs.Owned)
+	now.Lists = nil // which are not to be kept
 	return now, now.Generation != was.generation, err
 }
 
@@ -118,7 +119,7 @@ func commit(c *nftables.Conn, dev device, was reading, want [len(families)]rules
 	generation := was.generation
 	var changes [len(families)]*change
 	for i, t := range want {
-		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t, lists: was.lists}
+		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t, known: was.known, lists: was.lists}
 		if owned {
 			changes[i].table.Flags = ownable
 		}
@@ -159,7 +160,7 @@ func (r *reading) differences(want [len(families)]ruleset.Table, dev device) []s
 
 // tables returns what should stand, in the order of families.
 func tables(k Known, iface string) [len(families)]ruleset.Table {
-	return [...]ruleset.Table{k.Rules.Lower(iface, k.Epoch), k.Rules.Guard(iface)}
+	return [...]ruleset.Table{k.Rules.LowerBy(iface, k.Epoch, k.Lists.hosts), k.Rules.Guard(iface)}
 }
 
 // before returns what the kernel holds: what last says if nothing has happened
@@ -171,9 +172,9 @@ func before(c *nftables.Conn, dev device, last *Known) (r reading, sure bool, er
 			return reading{}, false, err
 		}
 		if g == last.Generation {
-			r = reading{generation: g, epoch: last.Epoch, others: last.Others, lists: last.Lists}
+			r = reading{generation: g, epoch: last.Epoch, others: last.Others, known: true, lists: last.Lists}
 			for i, t := range tables(*last, dev.name) {
-				r.held[i] = heldOf(t, dev)
+				r.held[i] = knownOf(t)
 			}
 			return r, true, nil
 		}

@@ -34,7 +34,8 @@ type change struct {
 	have   held
 	want   ruleset.Table
 	wanted held
-	n      int // messages queued
+	n      int  // messages queued
+	known  bool // have and wanted are in the words of knownOf
 	lists  *Comparison
 
 	editions editions
@@ -51,7 +52,11 @@ func (c *change) plan() error {
 		c.wanted, c.fresh = outline(c.want), c.want.Sets
 		return nil
 	}
-	c.wanted = heldOf(c.want, c.dev)
+	if c.known {
+		c.wanted = knownOf(c.want)
+	} else {
+		c.wanted = heldOf(c.want, c.dev)
+	}
 	if c.have.equal(c.wanted, c.lists) {
 		return nil
 	}

@@ -14,8 +14,14 @@ import (
 // kept. The zero Comparison has compared nothing; any goroutine may use it. Nil
 // remembers nothing.
 type Comparison struct {
-	mu    sync.Mutex
-	known map[lists]*difference
+	mu     sync.Mutex
+	known  map[lists]*difference
+	single map[list]bool
+}
+
+type list struct {
+	first *netip.Prefix
+	n     int
 }
 
 type lists struct {
@@ -70,6 +76,25 @@ func walk(have, want []netip.Prefix) (add, del []netip.Prefix) {
 		}
 	}
 	return slices.Clip(append(add, want...)), slices.Clip(append(del, have...))
+}
+
+// hosts is ruleset.Hosts.
+func (c *Comparison) hosts(ps []netip.Prefix) bool {
+	if c == nil || len(ps) < short {
+		return ruleset.Hosts(ps)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := list{&ps[0], len(ps)}
+	single, known := c.single[at]
+	if !known {
+		if c.single == nil {
+			c.single = map[list]bool{}
+		}
+		single = ruleset.Hosts(ps)
+		c.single[at] = single
+	}
+	return single
 }
 
 // covers reports whether every address of q is in p.

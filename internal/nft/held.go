@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -51,6 +52,44 @@ func heldOf(t ruleset.Table, d device) held {
 		h.blocks[b.Name] = heldBlock{hook: b.Hook, lines: lines}
 	}
 	return h
+}
+
+// knownOf is heldOf in other words, which are cheaper: enough to compare with what
+// is not read but known.
+func knownOf(t ruleset.Table) held {
+	h := outline(t)
+	for _, b := range t.Blocks {
+		lines := make([]string, len(b.Lines))
+		for i, l := range b.Lines {
+			lines[i] = textOf(l)
+		}
+		h.blocks[b.Name] = heldBlock{hook: b.Hook, lines: lines}
+	}
+	return h
+}
+
+// textOf is equal for equal lines.
+func textOf(l ruleset.Line) string {
+	b := make([]byte, 0, 256)
+	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	numbers := func(list ...uint32) {
+		for _, n := range list {
+			b = binary.AppendUvarint(b, uint64(n))
+		}
+	}
+	numbers(uint32(len(l.Conds)))
+	for _, c := range l.Conds {
+		numbers(uint32(c.Key), c.First, c.Last, c.Mask)
+		text(c.Set)
+		text(c.Limit)
+		text(c.Addr.String())
+	}
+	numbers(l.Mark.And, l.Mark.Or, uint32(l.Verdict.Kind), uint32(l.Verdict.Key))
+	text(l.Verdict.Target)
+	text(l.Counter)
+	text(l.Log)
+	text(l.Comment)
+	return string(b)
 }
 
 // outline is heldOf without the rules: enough to compare with nothing.

@@ -24,6 +24,7 @@ type reading struct {
 	held       [len(families)]held
 	epoch      ruleset.Epoch // 0 if there is none yet
 	others     []ruleset.Epoch
+	known      bool        // held was not read, and is in the words of knownOf
 	lists      *Comparison // to compare them by
 }
 

@@ -22,8 +22,12 @@ import (
 // rest is judged by who opened the connection, on the connection's addresses and
 // ports and not the packet's, so that a packet in either direction meets the
 // same rules as its flow's first one, whatever NAT happened inside the pod.
-func (rs RuleSet) Lower(iface string, epoch Epoch) Table {
-	l := lowerer{rs: rs, prefix: Prefix(iface), table: Table{Interface: iface, Epoch: epoch},
+func (rs RuleSet) Lower(iface string, epoch Epoch) Table { return rs.LowerBy(iface, epoch, Hosts) }
+
+// LowerBy is Lower for who has a quicker way to tell Hosts: many rule sets share
+// their long lists.
+func (rs RuleSet) LowerBy(iface string, epoch Epoch, hosts func([]netip.Prefix) bool) Table {
+	l := lowerer{rs: rs, hosts: hosts, prefix: Prefix(iface), table: Table{Interface: iface, Epoch: epoch},
 		sets: map[string]Set{}, maps: map[string]string{}, leaves: map[string]bool{}}
 	l.hooks()
 	for _, s := range []side{arriving, leaving} {
@@ -70,6 +74,7 @@ func (s side) block() string {
 // A lowerer builds one Table.
 type lowerer struct {
 	rs     RuleSet
+	hosts  func([]netip.Prefix) bool
 	prefix string // of every name; ends in a slash
 	table  Table
 	logs   []Block           // that log what is refused

@@ -219,7 +219,7 @@ func (w *walk) peers(p Peers, name string) [][]Cond {
 // turn one into the other.
 func (w *walk) set(name string, v6 bool, elems []netip.Prefix) string {
 	s := Set{Name: name, V6: v6, Elements: elems}
-	if !hosts(elems) {
+	if !w.hosts(elems) {
 		s.Name, s.Interval = name+"-net", true
 	}
 	if !w.side.unseen {

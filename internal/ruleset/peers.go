@@ -151,7 +151,7 @@ func (p Peers) family(v6 bool) []netip.Prefix {
 	return p.Prefixes[:i]
 }
 
-// hosts reports whether every prefix is a single address.
-func hosts(ps []netip.Prefix) bool {
+// Hosts reports whether every prefix is a single address.
+func Hosts(ps []netip.Prefix) bool {
 	return !slices.ContainsFunc(ps, func(p netip.Prefix) bool { return !p.IsSingleIP() })
 }
