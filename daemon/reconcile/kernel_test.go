@@ -148,3 +148,30 @@ func TestRealKernelOwnsWhatItShould(t *testing.T) {
 		t.Error("the rules were flushed although the daemon owns them again")
 	}
 }
+
+// A pod whose specification turns out to grant nothing that could change rules is
+// given up by its tables' owner, who is the last to write as such. Policy goes on.
+func TestRealKernelIsGivenUpByItsOwner(t *testing.T) {
+	lab := netnstest.Bridge(t, 1)
+	p := lab.Pods[0]
+	b := onKernel(t)
+	b.SetProtection(Protection{Tamper: daemonconf.TamperOn})
+	b.addReal(t, p, "web")
+	b.SetProtection(Protection{Tamper: daemonconf.TamperOff})
+	b.round(t.Context())
+	for _, want := range []string{"", "10.9.0.3"} {
+		if want != "" {
+			front := fe
+			front.Addresses = []netip.Addr{netip.MustParseAddr(want)}
+			b.Update(everything(shop(front)))
+			b.round(t.Context())
+		}
+		if s := b.summary(t); s.State != api.StateEnforced {
+			t.Errorf("status %+v, want Enforced", s)
+		}
+		if out := p.Run(t, "nft list sets inet"); !strings.Contains(out, want) {
+			t.Errorf("no set holds %s:\n%s", want, out)
+		}
+	}
+	p.Run(t, "nft flush chain inet podwall eth0/ingress") // as anybody may now
+}

@@ -22,13 +22,13 @@ func own(netns int, generation uint32) (Owner, uint32, error) {
 }
 
 // apply makes rs stand, by the owner of the namespace's tables where they are to
-// have one. The plugin, or this daemon's predecessor, has made them without; so
-// the first time they are taken over before they are compared, and what has just
-// been made for an owner gets one.
+// have one, or have one still. The plugin, or this daemon's predecessor, has made
+// them without; so the first time they are taken over before they are compared,
+// and what has just been made for an owner gets one.
 func (k *Keeper) apply(a *attachment, netns int, rs ruleset.RuleSet, last *nft.Known) (nft.Known, bool, error) {
 	iface := a.record.Interface
 	if !rs.Owned || k.Kernel.Own == nil {
-		return k.Kernel.Apply(netns, iface, rs, last)
+		return k.applyUnowned(a, netns, rs, last)
 	}
 	o, last, err := k.owner(a, netns, last)
 	if err != nil {
@@ -48,6 +48,38 @@ func (k *Keeper) apply(a *attachment, netns int, rs ruleset.RuleSet, last *nft.K
 		}
 	}
 	return now, wrote, err
+}
+
+// applyUnowned makes rs stand in tables that anybody may change. Whoever owns them
+// until now is the only one who can write that, and lets go of them afterwards.
+func (k *Keeper) applyUnowned(a *attachment, netns int, rs ruleset.RuleSet, last *nft.Known) (nft.Known, bool, error) {
+	k.mu.Lock()
+	o := k.owners[a.record.NetnsID]
+	k.mu.Unlock()
+	if o == nil {
+		return k.Kernel.Apply(netns, a.record.Interface, rs, last)
+	}
+	now, wrote, err := o.Apply(netns, a.record.Interface, rs, last)
+	if err == nil {
+		k.release(a)
+	}
+	return now, wrote, err
+}
+
+// release gives up the tables of a's namespace, unless another of its interfaces
+// has rules that are to be owned.
+func (k *Keeper) release(a *attachment) {
+	id := a.record.NetnsID
+	k.mu.Lock()
+	for _, o := range k.attachments {
+		if o != a && o.record.NetnsID == id && (o.known == nil || o.known.Rules.Owned) {
+			k.mu.Unlock()
+			return
+		}
+	}
+	owner := k.disown(id)
+	k.mu.Unlock()
+	k.finish(id, owner)
 }
 
 // owner returns the owner of the tables in a's namespace, and takes them over if
