@@ -17,7 +17,7 @@ import (
 func (c *cli) get() *cobra.Command {
 	cmd := parent(&cobra.Command{
 		Use:   "get",
-		Short: "List the pods or the policies of this node",
+		Short: "List the pods, the policies or the flows of this node",
 	})
 	var namespace string
 	cmd.PersistentFlags().StringVarP(&namespace, "namespace", "n", "", "only what is in this `NAMESPACE`")
@@ -36,7 +36,8 @@ func (c *cli) get() *cobra.Command {
 			Short:   "List the policies and the pods of this node that they select",
 			Args:    cobra.NoArgs,
 			RunE:    does(func(ctx context.Context, _ []string) error { return c.getPolicies(ctx, namespace) }),
-		})
+		},
+		c.getFlows(&namespace))
 	return cmd
 }
 

@@ -27,6 +27,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	p := program{
+		stdin:    os.Stdin,
 		stdout:   os.Stdout,
 		stderr:   os.Stderr,
 		now:      time.Now,
@@ -43,6 +44,7 @@ func main() {
 // A program is policyctl. Its fields are everything it touches outside its own
 // memory, but for the daemon's socket, which a flag names.
 type program struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	now            func() time.Time
 	read           func(dir string) source.World // the manifests in dir

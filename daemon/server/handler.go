@@ -41,6 +41,10 @@ func (h Handler) answer(req api.Envelope, file *os.File) (any, error) {
 		return with(req, func(r api.ExplainRequest) (any, error) { return h.Keeper.Explain(r) })
 	case api.VerbFlows:
 		return with(req, func(r api.FlowsRequest) (any, error) { return h.Events.Flows(r), nil })
+	case api.VerbEvidence:
+		return with(req, func(r api.EvidenceRequest) (any, error) {
+			return h.Keeper.Evidence(h.Events.Flows(api.FlowsRequest{Since: r.Since}), r.Policies)
+		})
 	case api.VerbTop:
 		return h.Keeper.Top(), nil
 	case api.VerbMatrix:
