@@ -239,11 +239,11 @@ func (p *Plane) Apply(yaml string) {
 	p.Kubectl(yaml, "apply", "-f", "-")
 }
 
-// Until tries until it works, for up to 40 seconds.
+// Until tries until it works, for up to 90 seconds.
 func (p *Plane) Until(what string, try func() error) {
 	p.t.Helper()
 	var err error
-	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = try(); err == nil {
 			return
 		}

@@ -85,7 +85,7 @@ func (d *dialer) close() {
 func (d *dialer) address() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.load(); err != nil || d.config == nil {
+	if err := d.load(); err != nil {
 		return d.where()
 	}
 	return d.config.Host
@@ -98,10 +98,14 @@ func (d *dialer) where() string {
 	return d.kubeconfig
 }
 
-// load reads the configuration, if it is new. d.mu is held.
+// load reads the configuration, if it is new. One that can't be read any more stays
+// what it was. d.mu is held.
 func (d *dialer) load() error {
 	cfg, content, err := d.configuration()
-	if err != nil || (d.config != nil && bytes.Equal(content, d.content)) {
+	switch {
+	case d.config != nil && (err != nil || bytes.Equal(content, d.content)):
+		return nil
+	case err != nil:
 		return err
 	}
 	cfg.ContentType, cfg.AcceptContentTypes = protobuf, accepted

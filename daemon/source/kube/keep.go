@@ -163,22 +163,26 @@ func (l *ledger) keep(ctx context.Context) error {
 	var stamped time.Time
 	for {
 		select {
-		case <-ctx.Done():
+		case <-ctx.Done(): // the last news are few, as a rule
+			l.save(anything, batch)
+			l.stamp(stamped)
 			return nil
 		case <-tick.C: // whatever has gathered
-			saved := 0
-			for ctx.Err() == nil {
-				n := l.save(func(object) bool { return true }, batch)
-				if saved += n; n < batch {
-					break
-				}
+		}
+		saved := 0
+		for ctx.Err() == nil {
+			n := l.save(anything, batch)
+			if saved += n; n < batch {
+				break
 			}
-			if saved > 0 || time.Since(stamped) > stampEvery {
-				stamped = l.stamp(stamped)
-			}
+		}
+		if saved > 0 || time.Since(stamped) > stampEvery {
+			stamped = l.stamp(stamped)
 		}
 	}
 }
+
+func anything(object) bool { return true }
 
 // save stores those unsaved objects that are wanted, at most most of them if that
 // is not 0, and returns how many.

@@ -62,7 +62,7 @@ func stocked(t *testing.T, files Files) *desk {
 	if !d.take(false) || !d.last.Whole {
 		t.Fatalf("published %+v", d.last)
 	}
-	d.save(func(object) bool { return true }, 0)
+	d.save(anything, 0)
 	if d.stamp(time.Time{}).IsZero() {
 		t.Fatal("not all is stored")
 	}
@@ -132,7 +132,7 @@ func TestRestoreDamaged(t *testing.T) {
 			if !d.take(false) || !reflect.DeepEqual(d.last.Set, policy.Snapshot{}) {
 				t.Errorf("published %+v, want what the API server says: nothing", d.last)
 			}
-			d.save(func(object) bool { return true }, 0)
+			d.save(anything, 0)
 			for name := range files.contents {
 				if name != complete {
 					t.Errorf("%s is left", name)
@@ -166,7 +166,7 @@ func TestSaving(t *testing.T) {
 	if n := files.writes - writes; n != 1 {
 		t.Errorf("%d transactions before it was published, want 1", n)
 	}
-	if n := d.save(func(object) bool { return true }, batch); n != batch {
+	if n := d.save(anything, batch); n != batch {
 		t.Errorf("a batch of %d, want %d", n, batch)
 	}
 	if last := time.Now(); d.stamp(last) != last {

@@ -219,10 +219,12 @@ func (l *link) stands() {
 	l.down = time.Time{}
 }
 
-// ended notes that the kind is not watched any more.
+// ended notes that the kind is not watched any more. Who answers next may be another
+// cluster's, however quietly the watch ended.
 func (l *link) ended() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.doubted = true
 	if l.down.IsZero() {
 		l.down = time.Now()
 	}
@@ -267,7 +269,7 @@ func (l *link) problem() (api.Problem, bool) {
 		return p, false
 	case apierrors.IsForbidden(l.fault):
 		p.Field = l.kind.named()
-		p.Message = "podwalld may not list and watch them: " + tidy(l.fault) + "; what was known of them stays in force (docs/kubernetes.md has the rules that podwalld needs)"
+		p.Message = "podwalld may not list and watch them: " + tidy(l.fault) + "; what was known of them stays in force (docs/kubernetes.md has the rights that podwalld needs)"
 	case apierrors.IsUnauthorized(l.fault):
 		p.Message = "it does not accept the credentials of " + l.dial.where() + ": " + tidy(l.fault) + "; what was known stays in force"
 	default:

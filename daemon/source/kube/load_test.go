@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
@@ -56,34 +55,6 @@ func fill(t *testing.T, p *plane.Plane) {
 	}
 	close(next)
 	wg.Wait()
-}
-
-func address(i int) string { return fmt.Sprintf("10.%d.%d.%d", 64+i/62500, i/250%250, 1+i%250) }
-
-func crowdPod(i int) *corev1.Pod {
-	app := fmt.Sprintf("app-%d", i/10)
-	container := func(name string) corev1.Container {
-		c := corev1.Container{Name: name, Image: "registry.example.org/team/" + app + ":v1.2.3@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-			Ports: []corev1.ContainerPort{{Name: name + "-http", ContainerPort: 8080}}}
-		for j := range 8 {
-			c.Env = append(c.Env, corev1.EnvVar{Name: fmt.Sprintf("SETTING_%d", j), Value: "a value of some length, as they have"})
-		}
-		return c
-	}
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-7c9f8d6b5-%05d", app, i), Namespace: "shop", Labels: map[string]string{
-			"app.kubernetes.io/name": app, "app.kubernetes.io/part-of": "shop", "pod-template-hash": "7c9f8d6b5", "team": "blue", "tier": "backend"}},
-		Spec: corev1.PodSpec{NodeName: fmt.Sprintf("node-%d", i%100), Containers: []corev1.Container{container("main"), container("sidecar")}},
-	}
-}
-
-// live is the heap after a collection.
-func live() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
 }
 
 // peak watches the heap until stop is called.
