@@ -40,8 +40,11 @@ func (b *bench) events(ctx context.Context) error {
 	}
 	defer func() { _ = off.Close() }()
 	sites := map[string]*site{on.Name: on, off.Name: off}
+	var drops, seconds float64
 	l := load{"new TCP connections beside 1,000 drops a second", "connections/s", func(s subject, d time.Duration) (count, error) {
-		return besideDrops(s, sites[s.name].Pid(), d)
+		c, sent, err := besideDrops(s, sites[s.name].Pid(), d)
+		drops, seconds = drops+sent, seconds+d.Seconds()
+		return c, err
 	}}
 	p := pairing{load: l, a: on.subjects[on.Name], b: off.subjects[off.Name], precision: 0.004, pairs: 120}
 	got, rate, err := p.ratio(ctx)
@@ -49,7 +52,7 @@ func (b *bench) events(ctx context.Context) error {
 		return err
 	}
 	b.add(line{what: l.name + ": events at the default limits", beside: "no events", got: got, target: atLeast(0.98),
-		rate: fmt.Sprintf("%.3g %s", rate.median, l.unit)})
+		rate: fmt.Sprintf("%.3g %s, %.0f drops/s", rate.median, l.unit, drops/seconds)})
 	return nil
 }
 
@@ -83,12 +86,12 @@ func newEventSite(ctx context.Context, name string, flags ...string) (*site, err
 	return s, nil
 }
 
-// besideDrops is connectionLoad with drops beside it. All that both take of CPUs
-// counts, and so does what the process pid takes.
-func besideDrops(s subject, pid int, d time.Duration) (count, error) {
+// besideDrops is connectionLoad with drops beside it, and says how many. All that
+// both take of CPUs counts, and so does what the process pid takes.
+func besideDrops(s subject, pid int, d time.Duration) (c count, dropped float64, err error) {
 	before, err := processTime(pid)
 	if err != nil {
-		return count{}, err
+		return c, 0, err
 	}
 	stop, sent := make(chan struct{}), make(chan count, 1)
 	failed := make(chan error, 1)
@@ -100,13 +103,13 @@ func besideDrops(s subject, pid int, d time.Duration) (count, error) {
 		})
 		sent <- c
 	}()
-	c, err := connectionLoad(s, d)
+	c, err = connectionLoad(s, d)
 	close(stop)
 	err = errors.Join(err, <-failed)
 	drops := <-sent
 	after, timeErr := processTime(pid)
 	c.cpu += drops.cpu + after - before
-	return c, errors.Join(err, timeErr)
+	return c, drops.ops, errors.Join(err, timeErr)
 }
 
 // sendDrops sends packets to an address at dropsPerSecond, until stop is closed.
