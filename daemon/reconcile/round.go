@@ -169,7 +169,7 @@ func (k *Keeper) write(j job, netns int) (err error) {
 	}
 	strange := k.strange(a, netns, last)
 	start := time.Now()
-	now, wrote, err := k.apply(a, netns, j.rules, j.compared(last))
+	now, wrote, err := k.apply(a, netns, j.rules, j.compared(last, index))
 	took := time.Since(start)
 	try.Took, try.Wrote = took, wrote
 	if err != nil {
@@ -195,13 +195,14 @@ func (k *Keeper) write(j job, netns int) (err error) {
 	return nil
 }
 
-// compared is what is known to stand, with what the round has found to differ.
-func (j job) compared(last *nft.Known) *nft.Known {
-	if last == nil || j.lists == nil {
-		return last
+// compared is what is known to stand, with what the round has found to differ and
+// the index that the interface has just had.
+func (j job) compared(last *nft.Known, index int) *nft.Known {
+	if last == nil {
+		return nil
 	}
 	with := *last // others may be reading it
-	with.Lists = j.lists
+	with.Lists, with.Index = j.lists, index
 	return &with
 }
 

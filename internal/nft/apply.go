@@ -27,6 +27,10 @@ type Known struct {
 	// Lists, if it is set, is asked how lists of peers differ: for a caller that
 	// changes the rules of many attachments at once.
 	Lists *Comparison
+	// Index is the interface's, if the caller has just looked; 0 looks.
+	Index int
+
+	second [len(families)]map[string]bool // of the sets, in the order of families; nil if that is not known
 }
 
 // Apply makes rs the firewall of interface iface in the network namespace that
@@ -74,7 +78,7 @@ func applyBy(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last
 }
 
 func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *Known) (Known, bool, error) {
-	index, err := Index(netns, iface)
+	index, err := indexOf(netns, iface, last)
 	if err != nil {
 		return Known{}, false, err
 	}
@@ -95,9 +99,17 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 			return Known{}, false, err
 		}
 	}
-	now.Generation, err = commit(c, dev, was, tables(now, iface), rs.Owned)
+	now.Generation, now.second, err = commit(c, dev, was, tables(now, iface), rs.Owned)
 	now.Lists = nil // which are not to be kept
 	return now, now.Generation != was.generation, err
+}
+
+// indexOf is the index of an interface.
+func indexOf(netns int, iface string, last *Known) (int, error) {
+	if last != nil && last.Index != 0 {
+		return last.Index, nil
+	}
+	return Index(netns, iface)
 }
 
 // stands reports whether rs is known to be there already, and what is known then.
@@ -110,28 +122,30 @@ func stands(c *nftables.Conn, rs ruleset.RuleSet, last *Known) (Known, bool, err
 		return Known{}, false, err
 	}
 	now := *last
-	now.Found, now.Lists = nil, nil
+	now.Found, now.Lists, now.Index = nil, nil, 0
 	return now, true, nil
 }
 
-// commit turns what was read into want and returns the generation it ends in.
-func commit(c *nftables.Conn, dev device, was reading, want [len(families)]ruleset.Table, owned bool) (uint32, error) {
-	generation := was.generation
+// commit turns what was read into want and returns the generation it ends in, and
+// which sets have their second edition then.
+func commit(c *nftables.Conn, dev device, was reading, want [len(families)]ruleset.Table, owned bool) (uint32, [len(families)]map[string]bool, error) {
+	generation, second := was.generation, was.second
 	var changes [len(families)]*change
 	for i, t := range want {
-		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t, known: was.known, lists: was.lists}
+		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t,
+			known: was.known, second: was.second[i], lists: was.lists}
 		if owned {
 			changes[i].table.Flags = ownable
 		}
 		if err := changes[i].plan(); err != nil {
-			return 0, err
+			return 0, second, err
 		}
 	}
 	for _, step := range []func(*change) error{(*change).prepare, (*change).do} {
 		queued := 0
 		for _, ch := range changes {
 			if err := step(ch); err != nil {
-				return 0, err
+				return 0, second, err
 			}
 			queued, ch.n = queued+ch.n, 0
 		}
@@ -139,11 +153,14 @@ func commit(c *nftables.Conn, dev device, was reading, want [len(families)]rules
 			continue
 		}
 		if err := c.FlushWithGenID(generation); err != nil {
-			return 0, err
+			return 0, second, err
 		}
 		generation = following(generation)
 	}
-	return generation, nil
+	for i, ch := range changes {
+		second[i] = ch.second
+	}
+	return generation, second, nil
 }
 
 // following is the generation after g, as the kernel counts.
@@ -172,7 +189,7 @@ func before(c *nftables.Conn, dev device, last *Known) (r reading, sure bool, er
 			return reading{}, false, err
 		}
 		if g == last.Generation {
-			r = reading{generation: g, epoch: last.Epoch, others: last.Others, known: true, lists: last.Lists}
+			r = reading{generation: g, epoch: last.Epoch, others: last.Others, known: true, second: last.second, lists: last.Lists}
 			for i, t := range tables(*last, dev.name) {
 				r.held[i] = knownOf(t)
 			}

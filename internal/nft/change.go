@@ -34,8 +34,9 @@ type change struct {
 	have   held
 	want   ruleset.Table
 	wanted held
-	n      int  // messages queued
-	known  bool // have and wanted are in the words of knownOf
+	n      int             // messages queued
+	known  bool            // have and wanted are in the words of knownOf
+	second map[string]bool // sets that have, and in the end will have, their second edition; nil if that is not known
 	lists  *Comparison
 
 	editions editions
@@ -65,9 +66,10 @@ func (c *change) plan() error {
 		return nil
 	}
 	var err error
-	if c.editions, err = editionsOf(c.conn, c.table, c.have); err != nil {
+	if c.editions, err = c.present(); err != nil {
 		return err
 	}
+	c.second = c.editions.second
 	var changed []setChange
 	for _, s := range c.want.Sets {
 		have, ok := c.have.sets[s.Name]
@@ -125,7 +127,7 @@ func (c *change) do() error {
 	}
 	if !c.have.fits(c.wanted) {
 		// Start afresh: what there is goes, by the names it was read by.
-		c.editions = editions{old: c.have.inKernel}
+		c.editions, c.second = editions{old: c.have.inKernel}, nil
 		c.have.sets = nil
 		c.remove(newHeld())
 		c.have = newHeld()

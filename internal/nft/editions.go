@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/google/nftables"
@@ -41,6 +42,14 @@ func editionsOf(c *nftables.Conn, t *nftables.Table, have held) (editions, error
 		}
 	}
 	return e, nil
+}
+
+// present returns the editions of the table, as they are known or else listed.
+func (c *change) present() (editions, error) {
+	if c.known && c.second != nil {
+		return editions{second: maps.Clone(c.second)}, nil
+	}
+	return editionsOf(c.conn, c.table, c.have)
 }
 
 // name is the name in the kernel of a set's present edition.

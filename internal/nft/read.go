@@ -24,8 +24,9 @@ type reading struct {
 	held       [len(families)]held
 	epoch      ruleset.Epoch // 0 if there is none yet
 	others     []ruleset.Epoch
-	known      bool        // held was not read, and is in the words of knownOf
-	lists      *Comparison // to compare them by
+	known      bool                           // held was not read, and is in the words of knownOf
+	second     [len(families)]map[string]bool // sets of their second edition; nil if that is not known
+	lists      *Comparison                    // to compare them by
 }
 
 // read reads the attachment's objects: those whose names start with prefix.
