@@ -174,6 +174,7 @@ func (m *mirror) learn(o any) (upTo uint64, err error) {
 type cluster struct {
 	mu    sync.Mutex
 	uid   string        // of namespace kube-system
+	lost  bool          // the last question had no answer that counts
 	found chan struct{} // closed, and replaced, each time that it was found again
 }
 
@@ -200,17 +201,30 @@ func (c *cluster) meet(uid string, cause error) error {
 	case c.uid != uid:
 		return fmt.Errorf("it is another cluster's now (namespace kube-system had UID %s and has %s): restart podwalld to follow that one", c.uid, uid)
 	}
-	if c.found != nil {
+	if c.lost && c.found != nil {
 		close(c.found)
 		c.found = nil
 	}
+	c.lost = false
 	return nil
+}
+
+// lose notes that the API server was not found.
+func (c *cluster) lose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = true
 }
 
 // same returns an error if the API server can't be reached, or is another cluster's
 // than at first. Those who ask at the same time share the answer.
 func (s *Source) same(ctx context.Context) error {
-	_, err, _ := s.asking.Do("same", func() (any, error) {
+	_, err, _ := s.asking.Do("same", func() (_ any, err error) {
+		defer func() {
+			if err != nil {
+				s.cluster.lose()
+			}
+		}()
 		ctx, cancel := context.WithTimeout(ctx, sameWithin)
 		defer cancel()
 		c, err := s.dial.client(corev1.SchemeGroupVersion)

@@ -190,6 +190,8 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 	if l.files == nil {
 		return 0
 	}
+	l.saving.Lock() // what is on its way is neither overtaken nor taken for stored
+	defer l.saving.Unlock()
 	l.mu.Lock()
 	values := map[object]any{}
 	uids := map[object]string{}
@@ -254,6 +256,8 @@ func (l *ledger) uid(o object) string {
 // stamp stores that everything up to now is stored, if it is, and returns when
 // that was done last.
 func (l *ledger) stamp(last time.Time) time.Time {
+	l.saving.Lock()
+	defer l.saving.Unlock()
 	l.mu.Lock()
 	all := len(l.unsaved) == 0 && len(l.unlisted()) == 0
 	l.mu.Unlock()

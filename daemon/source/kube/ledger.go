@@ -31,6 +31,7 @@ type ledger struct {
 	faults      func() []api.Problem // of the connection
 	kick        chan struct{}        // holds one token while there may be something to publish
 
+	saving           sync.Mutex // held while objects are stored; taken before mu
 	mu               sync.Mutex // guards what follows, and the mirrors
 	mirrors          []*mirror
 	news             map[object]any       // not published yet; nil is gone

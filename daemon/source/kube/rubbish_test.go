@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,17 +48,11 @@ func TestRubbish(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewServer(tt.answer)
 			defer server.Close()
-			file := filepath.Join(t.TempDir(), "kubeconfig")
-			content := `{"apiVersion":"v1","kind":"Config","current-context":"it","clusters":[{"name":"it","cluster":{"server":"` + server.URL +
-				`"}}],"contexts":[{"name":"it","context":{"cluster":"it"}}]}`
-			if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-				t.Fatal(err)
-			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			updates := make(chan source.Update)
 			ended := make(chan error, 1)
-			s := &Source{Kubeconfig: file, Node: "here", Log: slog.New(slog.DiscardHandler)}
+			s := &Source{Kubeconfig: kubeconfig(t, server.URL), Node: "here", Log: slog.New(slog.DiscardHandler)}
 			go func() {
 				ended <- s.Run(ctx, func(u source.Update) {
 					select {
@@ -84,4 +79,41 @@ func TestRubbish(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An API server that says who it is and is overloaded else is not asked the more.
+func TestOverload(t *testing.T) {
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if strings.HasSuffix(r.URL.Path, "/kube-system") {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"u"}}`)
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	s := &Source{Kubeconfig: kubeconfig(t, server.URL), Node: "here", Log: slog.New(slog.DiscardHandler)}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.Run(ctx, func(source.Update) {}); err != nil {
+		t.Fatal(err)
+	}
+	// Each of seven streams comes at most at 0, 0.1, 0.3, 0.7 and 1.5 seconds.
+	if n := asked.Load(); n < 7 || n > 7*2*5 {
+		t.Errorf("%d requests in two seconds, want at most %d", n, 7*2*5)
+	}
+}
+
+// kubeconfig writes one for an API server that asks for no credentials.
+func kubeconfig(t *testing.T, url string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	content := `{"apiVersion":"v1","kind":"Config","current-context":"it","clusters":[{"name":"it","cluster":{"server":"` + url +
+		`"}}],"contexts":[{"name":"it","context":{"cluster":"it"}}]}`
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
