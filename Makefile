@@ -34,8 +34,10 @@ $(BINARIES): # go build knows best whether they are up to date
 # What nodes install from: the same binaries for each architecture, their licences,
 # and the time of the last commit as everything's.
 ARCHITECTURES := amd64 arm64
-PACK = $(GO) run ./install/pack
-PACKED = -version '$(VERSION)' -date $(shell git log -1 --format=%ct 2>/dev/null || echo 0) -notices .cache/NOTICES \
+DATE ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+OUT  ?= bin
+PACK  =  $(GO) run ./install/pack
+PACKED = -version '$(VERSION)' -date $(DATE) -notices .cache/NOTICES \
 	$(foreach a,$(ARCHITECTURES),$(a)=.cache/linux-$(a))
 # The name that the manifests have for it.
 IMAGE ?= $(shell awk '/newName:/ {n = $$2} /newTag:/ {print n ":" $$2}' install/manifests/base/kustomization.yaml)
@@ -50,12 +52,12 @@ $(ARCHITECTURES:%=.cache/linux-%): .cache/linux-%: FORCE
 FORCE:
 
 image: .cache/NOTICES ## write an OCI image for amd64 and arm64, bin/podwall-image.tar
-	@mkdir -p bin
-	@$(PACK) image -o bin/podwall-image.tar -name '$(IMAGE)' $(PACKED)
+	@mkdir -p $(OUT)
+	@$(PACK) image -o $(OUT)/podwall-image.tar -name '$(IMAGE)' $(PACKED)
 
 packages: .cache/NOTICES ## write Debian packages for amd64 and arm64 into bin/
-	@mkdir -p bin
-	@$(PACK) debian -o bin $(PACKED)
+	@mkdir -p $(OUT)
+	@$(PACK) debian -o $(OUT) $(PACKED)
 
 demo: setup build ## show the main job on real pods, in seconds
 	@$(GO) build -o .cache/demo ./integration/demo
