@@ -34,6 +34,7 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -46,7 +47,12 @@ import (
 // versions are those of the CNI specification that the plugin speaks.
 var versions = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
+// heap is how much memory the plugin takes before it tidies up. Few pods have
+// peers enough to get there, and none waits for it twice.
+const heap = 8 << 20
+
 func main() {
+	debug.SetMemoryLimit(heap)
 	p := &plugin{
 		apply:     nft.Apply,
 		stdout:    os.Stdout,

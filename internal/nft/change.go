@@ -243,8 +243,26 @@ func (c *change) kernelSet(s ruleset.Set) *nftables.Set {
 
 func (c *change) addSet(s ruleset.Set) error {
 	c.n++
-	if err := c.conn.AddSet(c.kernelSet(s), elements(s)); err != nil {
+	if err := c.conn.AddSet(c.kernelSet(s), nil); err != nil {
 		return fmt.Errorf("set %s: %w", s.Name, err)
+	}
+	return c.addElements(s)
+}
+
+// addElements queues the elements of s, a part at a time: the library needs ten
+// times the memory of an element to write it, and the plugin is to stay small.
+func (c *change) addElements(s ruleset.Set) error {
+	const part = 1000
+	for first := 0; first < len(s.Elements); first += part {
+		last := min(first+part, len(s.Elements))
+		some := s
+		some.Elements = s.Elements[first:last]
+		if s.Targets != nil {
+			some.Targets = s.Targets[first:last]
+		}
+		if err := c.conn.SetAddElements(c.kernelSet(s), elements(some)); err != nil {
+			return fmt.Errorf("set %s: %w", s.Name, err)
+		}
 	}
 	return nil
 }
@@ -257,10 +275,8 @@ func (c *change) alter(ch setChange) error {
 	if err := c.conn.SetDeleteElements(s, elements(ch.del)); err != nil {
 		return fmt.Errorf("set %s: %w", ch.set.Name, err)
 	}
-	if err := c.conn.SetAddElements(s, elements(ch.add)); err != nil {
-		return fmt.Errorf("set %s: %w", ch.set.Name, err)
-	}
-	return nil
+	ch.set.Elements, ch.set.Targets = ch.add.Elements, ch.add.Targets
+	return c.addElements(ch.set)
 }
 
 // elements writes prefixes as the kernel's set elements: in an interval set a
