@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -312,6 +311,3 @@ func refNames(refs []ruleset.Ref) string {
 	}
 	return strings.Join(names, ", ")
 }
-
-// moment is t for people who compare moments.
-func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }

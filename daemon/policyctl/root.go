@@ -76,7 +76,7 @@ or not.`,
 	flags.VarP(&c.output, "output", "o", "table, wide, json or yaml")
 	flags.BoolVar(&c.plain, "no-color", false, "no colours, also on a terminal")
 	suggestFlag(cmd, "output", formats...)
-	cmd.AddCommand(c.status(), c.get(), c.inspect(), c.explain(), c.monitor(), c.top(), c.compile(), c.matrix(), c.test(), c.rehearse(), c.doctor(), c.version())
+	cmd.AddCommand(c.status(), c.get(), c.inspect(), c.explain(), c.monitor(), c.top(), c.compile(), c.matrix(), c.test(), c.rehearse(), c.recommend(), c.doctor(), c.version())
 	return cmd
 }
 
