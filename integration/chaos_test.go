@@ -35,7 +35,6 @@ func TestKilledAtRandomInstants(t *testing.T) {
 	must(t, c.node.Kill())
 	for round := range rounds {
 		c.upheaval(t)
-		must(t, c.node.Start(t.Context()))
 		if err := c.right(t.Context(), round%10 == 0); err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
@@ -67,7 +66,7 @@ type chaos struct {
 }
 
 // upheaval starts podwalld and kills it at a random instant, while pods come and
-// go and policy changes.
+// go and policy changes, and starts it again.
 func (c *chaos) upheaval(t *testing.T) {
 	t.Helper()
 	must(t, c.node.Launch())
@@ -81,6 +80,7 @@ func (c *chaos) upheaval(t *testing.T) {
 	must(t, c.node.Kill())
 	time.Sleep(time.Duration(c.random(40)) * time.Millisecond) // life goes on without it
 	cancel()
+	must(t, c.node.Start(t.Context())) // some ADDs are waiting for it
 	all.Wait()
 }
 
