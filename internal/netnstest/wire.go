@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // An End is one end of a pair of interfaces.
@@ -57,6 +58,7 @@ func raise(ns *NS, e End) error {
 		if err != nil {
 			return err
 		}
+		addr.Flags |= unix.IFA_F_NODAD // else it is not usable before some worker of the kernel's says so
 		if err := ns.link.AddrAdd(link, addr); err != nil {
 			return fmt.Errorf("add %s to %s: %w", s, e.Name, err)
 		}
