@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -202,28 +203,43 @@ func (n *clusterNode) metric(ctx context.Context, name string) (float64, error) 
 }
 
 // elementSize is how much of the kernel's memory one address in a set takes: that
-// of a large set, divided.
+// of a large set, divided. Others use the kernel's memory too, so it is the median
+// of several.
 func elementSize(ctx context.Context) (float64, error) {
-	const many = 400_000
+	const many, times = 400_000, 7
+	file := filepath.Join(os.TempDir(), "podwall-bench.nft")
+	defer func() { _ = os.Remove(file) }()
+	if err := writeFile(file, minimal(many, 1)); err != nil {
+		return 0, err
+	}
+	var each []float64
+	for range times {
+		grown, err := growth(file)
+		if err != nil || ctx.Err() != nil {
+			return 0, errors.Join(err, context.Cause(ctx))
+		}
+		each = append(each, grown/many)
+	}
+	return summarize(each).median, nil
+}
+
+// growth is by how much the kernel's memory grows with the rules in a file.
+func growth(file string) (float64, error) {
 	ns, err := netnstest.Make()
 	if err != nil {
 		return 0, err
 	}
 	defer ns.Close()
-	file := filepath.Join(os.TempDir(), "podwall-bench.nft")
-	defer func() { _ = os.Remove(file) }()
+	time.Sleep(500 * time.Millisecond) // the last one's memory is given back
 	before, err := slab()
 	if err != nil {
 		return 0, err
 	}
-	if err := writeFile(file, minimal(many, 1)); err != nil {
-		return 0, err
-	}
-	if _, err := ns.RunErr("nft -f " + file); err != nil || ctx.Err() != nil {
+	if _, err := ns.RunErr("nft -f " + file); err != nil {
 		return 0, err
 	}
 	after, err := slab()
-	return (after - before) / many, err
+	return after - before, err
 }
 
 // slab is the kernel's own memory that can't be given back, in bytes.
