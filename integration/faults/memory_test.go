@@ -19,9 +19,9 @@ import (
 // kernel holds them for each pod, some 80 bytes each. So the kernel is what asks
 // for most of the memory that there isn't.
 const (
-	manyAddresses = 10_000
+	manyAddresses = 16_000
 	manyPods      = 40
-	allMemory     = 56 << 20 // for podwalld and the kernel, which need a third more
+	allMemory     = 56 << 20 // for podwalld and the kernel, which need half as much again
 )
 
 // big lets many addresses in to the pods of shop, and one that is somebody's.
