@@ -76,11 +76,12 @@ func (o Options) accepted(f *api.Flow) bool {
 }
 
 // split returns the flows in scope that were accepted, and those that were only
-// dropped.
+// dropped. What one end let go and the other end only dropped was never accepted;
+// it is in neither.
 func (o Options) split(e *evidence.Evidence) (accepted, dropped []api.Flow) {
-	passed := map[flowKey]bool{}
+	passed, halted := map[flowKey]bool{}, o.halted(e)
 	for _, f := range e.Flows.Flows {
-		if o.inScope(&f) && o.accepted(&f) {
+		if o.inScope(&f) && o.accepted(&f) && !halted[otherEnd(keyOf(&f))] {
 			accepted = append(accepted, f)
 			passed[keyOf(&f)] = true
 		}
@@ -91,6 +92,32 @@ func (o Options) split(e *evidence.Evidence) (accepted, dropped []api.Flow) {
 		}
 	}
 	return accepted, dropped
+}
+
+// halted are the flows that were only dropped, whosever pod that was.
+func (o Options) halted(e *evidence.Evidence) map[flowKey]bool {
+	halted := map[flowKey]bool{}
+	for _, f := range e.Flows.Flows {
+		if evidence.ByPolicy(&f) && f.Verdict == ruleset.Dropped {
+			halted[keyOf(&f)] = true
+		}
+	}
+	for _, f := range e.Flows.Flows {
+		if o.accepted(&f) {
+			delete(halted, keyOf(&f))
+		}
+	}
+	return halted
+}
+
+// otherEnd is k as the other end judges it.
+func otherEnd(k flowKey) flowKey {
+	if k.direction == ruleset.Ingress {
+		k.direction = ruleset.Egress
+	} else {
+		k.direction = ruleset.Ingress
+	}
+	return k
 }
 
 // Of recommends policies. Without any, Policies is empty and Notes say why.
