@@ -94,9 +94,10 @@ func (p Proto) String() string {
 // MarshalText writes String.
 func (p Proto) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// UnmarshalText reads what MarshalText wrote for the protocols that rules name.
+// UnmarshalText reads what MarshalText wrote for the protocols that rules name,
+// and for the zero Proto.
 func (p *Proto) UnmarshalText(b []byte) error {
-	for _, q := range []Proto{TCP, UDP, SCTP, AnyProto} {
+	for _, q := range []Proto{0, TCP, UDP, SCTP, AnyProto} {
 		if q.String() == string(b) {
 			*p = q
 			return nil

@@ -298,6 +298,7 @@ func FuzzRuleSet(f *testing.F) {
 		f.Add(b)
 	}
 	f.Add([]byte(`{"ingress":{"tiers":[{"name":"a b\n","rules":[{"index":-1,"origin":{"name":"\""},"matches":[{"peers":{"any":true},"ports":[{"protocol":"TCP","port":9,"endPort":8}]}]}]}]}}`))
+	f.Add([]byte(`{"ingress":{"tiers":[{"rules":[{"matches":[{"ports":[{}]}]}]}]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var rs, again ruleset.RuleSet
 		if json.Unmarshal(b, &rs) != nil {
