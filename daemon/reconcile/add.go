@@ -23,14 +23,19 @@ type Adding struct {
 
 	k       *Keeper
 	a       *attachment
-	netns   *os.File // nil once the attachment has it
-	version uint64   // the first that has the attachment
+	netns   *os.File   // nil once the attachment has it
+	version uint64     // the first that has the attachment
+	durable chan error // gets one value when the store has the attachment, or can't
 }
 
 // Begin starts the ADD of req, whose namespace is netns, and returns the rule
 // set to install. From here on the attachment's addresses are in other pods'
 // rules. Begin takes over netns, and closes it on error. An earlier attachment
 // of the same key is replaced: nothing is written for it any more.
+//
+// The attachment is made durable while the plugin installs the rules. A daemon
+// that ends in between finds it again, and gives the namespace its rules, until
+// the runtime deletes what it could not add.
 func (k *Keeper) Begin(req api.Attachment, netns *os.File) (*Adding, error) {
 	netns = outOfTheWay(netns)
 	ad, err := k.begin(req, netns)
@@ -67,7 +72,12 @@ func (k *Keeper) begin(req api.Attachment, netns *os.File) (*Adding, error) {
 		err = k.refuse(a)
 	}
 	k.finish(a.record.NetnsID, owner) // the plugin writes there now
-	return ad, err
+	if err != nil {
+		return nil, err
+	}
+	ad.durable = make(chan error, 1)
+	go func() { ad.durable <- k.persist(req.Key) }()
+	return ad, nil
 }
 
 // admit makes ad's attachment one of the Keeper's and compiles its rules. It
@@ -115,8 +125,10 @@ func (k *Keeper) occupant(r store.Record) *attachment {
 }
 
 // Finish ends an ADD whose plugin has installed the rules: it waits until every
-// other pod's rules know the attachment, brings its own up to date, and makes it
-// durable. On error the ADD has failed and is as if aborted.
+// other pod's rules know the attachment, brings its own up to date, and waits until
+// it is durable. When and how fast its rules were applied is stored by the next
+// sweep: not having it costs a look at the kernel after a start.
+// On error the ADD has failed and is as if aborted.
 func (ad *Adding) Finish(ctx context.Context, done api.Applied) error {
 	if err := ad.finish(ctx, done); err != nil {
 		ad.Abort()
@@ -143,7 +155,7 @@ func (ad *Adding) finish(ctx context.Context, done api.Applied) error {
 		return err
 	}
 	ad.ended(PhaseUpdate)
-	if err := k.persist(a.record.Key); err != nil {
+	if err := <-ad.durable; err != nil {
 		return err
 	}
 	ad.ended(PhasePersist)

@@ -21,7 +21,7 @@ type attachment struct {
 	// Guarded by the Keeper's mutex.
 	record   store.Record
 	status   api.AttachmentStatus
-	adding   bool   // in the middle of ADD: not in the store yet
+	adding   bool   // in the middle of ADD: rounds leave it alone
 	gone     bool   // forgotten, while somebody may still hold it
 	restored bool   // from the store, and not looked at yet
 	look     bool   // somebody else may have changed the rules

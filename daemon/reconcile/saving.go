@@ -65,7 +65,7 @@ func (k *Keeper) save(keys []api.Key) error {
 }
 
 // unsaved returns the records that differ from what the store holds, and the
-// keys that it should not hold. An ADD that has not ended is neither.
+// keys that it should not hold.
 func (k *Keeper) unsaved(keys []api.Key) (changed []store.Record, gone []api.Key) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -78,7 +78,7 @@ func (k *Keeper) unsaved(keys []api.Key) (changed []store.Record, gone []api.Key
 		switch a := k.attachments[key]; {
 		case a == nil:
 			gone = append(gone, key)
-		case !a.adding && !reflect.DeepEqual(a.record, a.stored):
+		case !reflect.DeepEqual(a.record, a.stored):
 			changed = append(changed, a.record)
 		}
 	}

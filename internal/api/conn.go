@@ -96,12 +96,14 @@ func decode(r io.Reader, max int) (Envelope, error) {
 	if int64(n) > int64(max) {
 		return Envelope{}, Errorf(CodeInvalid, "message of %d bytes: at most %d are read", n, max)
 	}
-	// Read through a limited reader, not into n bytes: a length costs nothing to
-	// claim, so memory follows what arrives.
-	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
-	if err != nil {
+	// A length costs nothing to claim, so beyond the usual memory follows what arrives.
+	const usual = 32 << 10
+	var message bytes.Buffer
+	message.Grow(min(int(n), usual) + bytes.MinRead)
+	if _, err := message.ReadFrom(io.LimitReader(r, int64(n))); err != nil {
 		return Envelope{}, err
 	}
+	b := message.Bytes()
 	if len(b) < int(n) {
 		return Envelope{}, io.ErrUnexpectedEOF
 	}
