@@ -81,7 +81,7 @@ func newAddNode(ctx context.Context) (*lab.Node, error) {
 	}
 	files := peerManifests(10_000)
 	files["policies.yaml"] = strings.Join([]string{
-		oneRule(tenPeers).manifest("ten"), oneRule(thousandPeers).manifest("thousand"), oneRule(allPeers).manifest("all"),
+		oneRule(tenPeers).manifest("ten", 1), oneRule(thousandPeers).manifest("thousand", 1), oneRule(allPeers).manifest("all", 1),
 	}, "---\n")
 	for name, text := range files {
 		if err := n.WriteManifest(name, text); err != nil {

@@ -132,15 +132,15 @@ const (
 	precision = 0.02
 )
 
-// ratio runs a and b in turn, in changing order, until the median of a's rate
-// over b's is known well enough. With it comes a's rate.
+// ratio runs a and b in turn, in changing order and on changing pods, until the
+// median of a's rate over b's is known well enough. With it comes a's rate.
 func (p pairing) ratio(ctx context.Context) (of, rate spread, err error) {
 	var ratios, rates []float64
 	for i := range p.pairs {
 		var a, b count
-		first, second, ca, cb := p.a, p.b, &a, &b
+		first, second, ca, cb := p.a.any(), p.b.any(), &a, &b
 		if i%2 == 1 {
-			first, second, ca, cb = p.b, p.a, &b, &a
+			first, second, ca, cb = second, first, &b, &a
 		}
 		if *ca, err = p.load.run(first, slice); err != nil {
 			return of, rate, fmt.Errorf("%s, %s: %w", p.load.name, first.name, err)

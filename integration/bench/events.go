@@ -41,7 +41,7 @@ func (b *bench) events(ctx context.Context) error {
 	defer func() { _ = off.Close() }()
 	sites := map[string]*site{on.Name: on, off.Name: off}
 	var drops, seconds float64
-	l := load{"new TCP connections beside 1,000 drops a second", "connections/s", func(s subject, d time.Duration) (count, error) {
+	l := load{"new TCP connections beside 1,000 drops a second", "connections/s", func(s route, d time.Duration) (count, error) {
 		c, sent, err := besideDrops(s, sites[s.name].Pid(), d)
 		drops, seconds = drops+sent, seconds+d.Seconds()
 		return c, err
@@ -64,7 +64,7 @@ func newEventSite(ctx context.Context, name string, flags ...string) (*site, err
 	}
 	s := &site{Node: n, subjects: map[string]subject{}}
 	files := peerManifests(10)
-	files["policy.yaml"] = oneRule(tenPeers).manifest("db")
+	files["policy.yaml"] = oneRule(tenPeers).manifest("db", 1)
 	err = func() error {
 		for file, text := range files {
 			if err := n.WriteManifest(file, text); err != nil {
@@ -77,7 +77,7 @@ func newEventSite(ctx context.Context, name string, flags ...string) (*site, err
 		if s.client, err = s.attach(ctx, s.Network().WithChain(), fmt.Sprintf("peer-%d", clientIndex), clientAddr); err != nil {
 			return err
 		}
-		return s.under(ctx, name, "db", s.Network())
+		return s.under(ctx, name, "db", 1, s.Network())
 	}()
 	if err != nil {
 		_ = n.Close() // the machine goes anyway
@@ -88,7 +88,7 @@ func newEventSite(ctx context.Context, name string, flags ...string) (*site, err
 
 // besideDrops is connectionLoad with drops beside it, and says how many. All that
 // both take of CPUs counts, and so does what the process pid takes.
-func besideDrops(s subject, pid int, d time.Duration) (c count, dropped float64, err error) {
+func besideDrops(s route, pid int, d time.Duration) (c count, dropped float64, err error) {
 	before, err := processTime(pid)
 	if err != nil {
 		return c, 0, err

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -17,7 +18,7 @@ const port = 20500
 // A load is traffic between a client and a pod, for a slice of time.
 type load struct {
 	name, unit string
-	run        func(subject, time.Duration) (count, error)
+	run        func(route, time.Duration) (count, error)
 }
 
 // The loads. Two ends that wait for each other have a CPU each, as two pods
@@ -34,10 +35,22 @@ func connectionCost() load {
 	return load{"new TCP connection, its work alone", "connections/s", connectionWork}
 }
 
-// A subject is a pod under one firewall, and who sends to it.
+// A subject is what is measured: pods under one firewall, and who sends to them.
 type subject struct {
+	name   string
+	client *lab.Sandbox
+	pods   []*lab.Sandbox
+}
+
+// A route is one pod of a subject, and who sends to it.
+type route struct {
 	name        string
 	client, pod *lab.Sandbox
+}
+
+// any is one of the subject's pods, by chance.
+func (s subject) any() route {
+	return route{s.name, s.client, s.pods[rand.IntN(len(s.pods))]}
 }
 
 // A count is what was done, by how much time of CPUs.
@@ -138,7 +151,7 @@ func dial(to *unix.RawSockaddrInet4) (int, error) {
 
 // duet runs serve in the pod and ask in the client, on a CPU each, and adds up
 // what they used. The listener is shut down when ask returns.
-func duet(s subject, serve func(l int) error, ask func(to *unix.RawSockaddrInet4) (count, error)) (count, error) {
+func duet(s route, serve func(l int) error, ask func(to *unix.RawSockaddrInet4) (count, error)) (count, error) {
 	l, err := listen(s.pod)
 	if err != nil {
 		return count{}, err

@@ -12,15 +12,15 @@ import (
 	"github.com/podwall/podwall/internal/netnstest"
 )
 
-// pair makes a subject of two namespaces.
-func pair(t *testing.T) subject {
+// pair makes a route of two namespaces.
+func pair(t *testing.T) route {
 	t.Helper()
 	a, b := netnstest.New(t), netnstest.New(t)
 	netnstest.Join(t, a, netnstest.End{Name: "eth0", Addrs: []string{"10.9.0.1/24"}}, b, netnstest.End{Name: "eth0", Addrs: []string{"10.9.0.2/24"}})
 	sandbox := func(ns *netnstest.NS, addr string) *lab.Sandbox {
 		return &lab.Sandbox{Netns: &lab.Netns{NS: ns}, Name: addr, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
 	}
-	s := subject{"test", sandbox(a, "10.9.0.1"), sandbox(b, "10.9.0.2")}
+	s := route{"test", sandbox(a, "10.9.0.1"), sandbox(b, "10.9.0.2")}
 	for _, ns := range []*netnstest.NS{a, b} {
 		ns.Run(t, settings)
 	}
@@ -62,15 +62,18 @@ func TestLoadsFailWherePacketsAreDropped(t *testing.T) {
 	}
 }
 
+// made is a subject that no packet reaches.
+func made(name string) subject { return subject{name: name, pods: make([]*lab.Sandbox, copies)} }
+
 // What halves a rate is found to halve it, to whatever the noise is.
 func TestRatio(t *testing.T) {
-	slowed := load{"made up", "things/s", func(s subject, d time.Duration) (count, error) {
+	slowed := load{"made up", "things/s", func(s route, d time.Duration) (count, error) {
 		if s.name == "slow" {
 			return count{ops: 50, cpu: d}, nil
 		}
 		return count{ops: 100, cpu: d}, nil
 	}}
-	p := pairing{load: slowed, a: subject{name: "slow"}, b: subject{name: "fast"}, precision: 0.01, pairs: 60}
+	p := pairing{load: slowed, a: made("slow"), b: made("fast"), precision: 0.01, pairs: 60}
 	of, rate, err := p.ratio(t.Context())
 	if err != nil || of.median != 0.5 || of.n != fewest || rate.median != 500 {
 		t.Errorf("ratio = %+v, rate = %+v, %v; want 0.5 after %d pairs, 500", of, rate, err, fewest)

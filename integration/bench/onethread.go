@@ -17,7 +17,7 @@ import (
 const burst = 32
 
 // datagramWork sends and receives packets of one UDP flow, one way, in bursts.
-func datagramWork(s subject, d time.Duration) (c count, err error) {
+func datagramWork(s route, d time.Duration) (c count, err error) {
 	var in, out int
 	err = errors.Join(s.pod.Do(func() (err error) {
 		in, err = udp(&unix.SockaddrInet4{Port: port}, unix.Bind)
@@ -57,7 +57,7 @@ func udp(addr unix.Sockaddr, use func(int, unix.Sockaddr) error) (int, error) {
 }
 
 // alone runs op on one CPU in the client's namespace.
-func alone(s subject, d time.Duration, op func() (float64, error)) (c count, err error) {
+func alone(s route, d time.Duration, op func() (float64, error)) (c count, err error) {
 	err = s.client.Do(func() error {
 		if err := pin(server); err != nil {
 			return err
@@ -69,7 +69,7 @@ func alone(s subject, d time.Duration, op func() (float64, error)) (c count, err
 }
 
 // requestWork is requestLoad by one thread.
-func requestWork(s subject, d time.Duration) (c count, err error) {
+func requestWork(s route, d time.Duration) (c count, err error) {
 	l, err := listen(s.pod)
 	if err != nil {
 		return c, err
@@ -93,7 +93,7 @@ func requestWork(s subject, d time.Duration) (c count, err error) {
 }
 
 // connectionWork is connectionLoad by one thread.
-func connectionWork(s subject, d time.Duration) (count, error) {
+func connectionWork(s route, d time.Duration) (count, error) {
 	l, err := listen(s.pod)
 	if err != nil {
 		return count{}, err

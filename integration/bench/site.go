@@ -87,11 +87,14 @@ func onePort(rules int) shape {
 	}, port: func(int) int { return port }}
 }
 
-// manifest is the pod shop/name and its policy.
-func (sh shape) manifest(name string) string {
+// manifest is n pods shop/name and their policy.
+func (sh shape) manifest(name string, n int) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: %s, labels: {app: %[1]s}}\nspec: {containers: [{name: main}]}\n---\n"+
-		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: %[1]s}\nspec:\n  podSelector: {matchLabels: {app: %[1]s}}\n", name)
+	for i := range n {
+		fmt.Fprintf(&s, "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: %s, labels: {app: %s}}\nspec: {containers: [{name: main}]}\n---\n",
+			replica(name, i), name)
+	}
+	fmt.Fprintf(&s, "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: %[1]s}\nspec:\n  podSelector: {matchLabels: {app: %[1]s}}\n", name)
 	rules := func(direction, end string) {
 		fmt.Fprintf(&s, "  %s:\n", direction)
 		for i := range sh.rules {
@@ -143,24 +146,43 @@ func (s *site) attach(ctx context.Context, net lab.Network, name string, addrs .
 	return sb, err
 }
 
-// under adds the pod of a subject, behind what is chained after the bridge.
-func (s *site) under(ctx context.Context, name, pod string, net lab.Network) error {
-	sb, err := s.attach(ctx, net, pod)
-	s.subjects[name] = subject{name: name, client: s.client, pod: sb}
-	return err
+// under adds n pods of a subject, behind what is chained after the bridge.
+func (s *site) under(ctx context.Context, name, pod string, n int, net lab.Network) error {
+	sub := subject{name: name, client: s.client}
+	for i := range n {
+		sb, err := s.attach(ctx, net, replica(pod, i))
+		if err != nil {
+			return err
+		}
+		sub.pods = append(sub.pods, sb)
+	}
+	s.subjects[name] = sub
+	return nil
 }
 
-// byHand adds the pod of a subject with nft's rules.
+// replica is the name of the i-th pod of a kind.
+func replica(name string, i int) string {
+	if i == 0 {
+		return name
+	}
+	return fmt.Sprintf("%s-%d", name, i)
+}
+
+// byHand adds the pods of a subject with nft's rules.
 func (s *site) byHand(ctx context.Context, name, rules string) error {
-	if err := s.under(ctx, name, fmt.Sprintf("hand-%d", len(s.subjects)), s.Network().WithChain()); err != nil {
+	if err := s.under(ctx, name, fmt.Sprintf("hand-%d", len(s.subjects)), copiesOf(name), s.Network().WithChain()); err != nil {
 		return err
 	}
 	file := filepath.Join(s.Dir, "hand.nft")
 	if err := writeFile(file, rules); err != nil {
 		return err
 	}
-	_, err := s.subjects[name].pod.RunErr("nft -f " + file)
-	return err
+	for _, sb := range s.subjects[name].pods {
+		if _, err := sb.RunErr("nft -f " + file); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeFile(path, content string) error { return os.WriteFile(path, []byte(content), 0o644) }

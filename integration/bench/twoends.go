@@ -11,7 +11,7 @@ import (
 const message = 128
 
 // requestLoad sends requests over one connection, each after the last's answer.
-func requestLoad(s subject, d time.Duration) (count, error) {
+func requestLoad(s route, d time.Duration) (count, error) {
 	return duet(s, func(l int) error {
 		return serveOne(l, make([]byte, message), rawWrite)
 	}, func(to *unix.RawSockaddrInet4) (count, error) {
@@ -26,7 +26,7 @@ func requestLoad(s subject, d time.Duration) (count, error) {
 }
 
 // streamLoad sends as much as one connection takes.
-func streamLoad(s subject, d time.Duration) (count, error) {
+func streamLoad(s route, d time.Duration) (count, error) {
 	return duet(s, func(l int) error {
 		return serveOne(l, make([]byte, 256<<10), func(int, []byte) (int, error) { return 0, nil })
 	}, func(to *unix.RawSockaddrInet4) (count, error) {
@@ -44,7 +44,7 @@ func streamLoad(s subject, d time.Duration) (count, error) {
 }
 
 // connectionLoad opens connections one after the other, with one request each.
-func connectionLoad(s subject, d time.Duration) (count, error) {
+func connectionLoad(s route, d time.Duration) (count, error) {
 	return duet(s, func(l int) error {
 		buf := make([]byte, message)
 		for {
