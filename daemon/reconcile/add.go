@@ -126,8 +126,8 @@ func (k *Keeper) occupant(r store.Record) *attachment {
 
 // Finish ends an ADD whose plugin has installed the rules: it waits until every
 // other pod's rules know the attachment, brings its own up to date, and waits until
-// it is durable. When and how fast its rules were applied is stored by the next
-// sweep: not having it costs a look at the kernel after a start.
+// it is durable. What the plugin said of the kernel's rules is stored right after:
+// not having it costs a look at the kernel after the next start.
 // On error the ADD has failed and is as if aborted.
 func (ad *Adding) Finish(ctx context.Context, done api.Applied) error {
 	if err := ad.finish(ctx, done); err != nil {
@@ -159,6 +159,7 @@ func (ad *Adding) finish(ctx context.Context, done api.Applied) error {
 		return err
 	}
 	ad.ended(PhasePersist)
+	defer ask(k.late)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if a.gone {

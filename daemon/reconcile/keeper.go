@@ -75,6 +75,7 @@ type Keeper struct {
 	Listener Listener
 
 	kick chan struct{} // holds one token while there is a version to work on
+	late chan struct{} // holds one token while an ADD that has ended left something to store
 
 	storing    sync.Mutex // held while the store is written; taken before mu
 	refreshing sync.Mutex // held while the node's addresses are read and noted; taken before mu
@@ -108,6 +109,7 @@ func New() *Keeper {
 		Observer:    deaf{},
 		Listener:    deaf{},
 		kick:        make(chan struct{}, 1),
+		late:        make(chan struct{}, 1),
 		world:       policy.New(policy.Snapshot{}),
 		locals:      newLocals(),
 		attachments: map[api.Key]*attachment{},
@@ -125,10 +127,13 @@ func (k *Keeper) changed() {
 }
 
 // wake asks for a round.
-func (k *Keeper) wake() {
+func (k *Keeper) wake() { ask(k.kick) }
+
+// ask puts a token where there is none.
+func ask(c chan<- struct{}) {
 	select {
-	case k.kick <- struct{}{}:
-	default: // a round is due already
+	case c <- struct{}{}:
+	default: // it was asked for already
 	}
 }
 
@@ -203,9 +208,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			if err := k.saveAll(); err != nil {
-				k.Log.Error("store what was applied", "error", err)
-			}
+			k.store()
 			return nil
 		case <-k.kick: // something changed
 			k.round(ctx)

@@ -13,7 +13,8 @@ import (
 // its rules.
 const grace = 30 * time.Second
 
-// Watch sweeps once every interval until ctx ends.
+// Watch sweeps once every interval until ctx ends. It also stores what no ADD waits
+// for.
 func (k *Keeper) Watch(ctx context.Context, interval time.Duration) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -23,7 +24,16 @@ func (k *Keeper) Watch(ctx context.Context, interval time.Duration) error {
 			return nil
 		case <-tick.C: // look for what nobody told us
 			k.sweep(ctx)
+		case <-k.late: // an ADD has ended
+			k.store()
 		}
+	}
+}
+
+// store is saveAll, for whom only the log tells.
+func (k *Keeper) store() {
+	if err := k.saveAll(); err != nil {
+		k.Log.Error("store what was applied", "error", err)
 	}
 }
 
@@ -41,9 +51,7 @@ func (k *Keeper) sweep(ctx context.Context) {
 		}
 		k.visit(a)
 	}
-	if err := k.saveAll(); err != nil {
-		k.Log.Error("sweep", "error", err)
-	}
+	k.store()
 	k.forgetUnused()
 }
 
