@@ -30,14 +30,19 @@ func (rs RuleSet) Guard(iface string) Table {
 		logs = []Block{t.logged(Reason{Cause: CauseGuard}, rs.Log, HiddenGuardCounter(iface), drop())}
 		refused = goTo(logs[0].Name)
 	}
-	var lines []Line
+	var lines, arp []Line // what there is most of comes first
 	if restricted {
-		lines = append(lines, Line{Conds: []Cond{is(KeyEtherType, etherARP), {Key: KeyFromProcess}},
-			Counter: counter, Verdict: refused, Comment: "ARP is the kernel's"})
+		arp = []Line{{Conds: []Cond{is(KeyEtherType, etherARP), {Key: KeyFromProcess}},
+			Counter: counter, Verdict: refused, Comment: "ARP is the kernel's"}}
 	}
 	for _, s := range sources(rs.Addresses) {
-		lines = append(lines, s.line(restricted || s.ether == etherIPv6))
+		if s.ether == etherARP {
+			arp = append(arp, s.line(false))
+		} else {
+			lines = append(lines, s.line(restricted || s.ether == etherIPv6))
+		}
 	}
+	lines = append(lines, arp...)
 	if !restricted {
 		// Frames that carry neither IP nor ARP have no source to check.
 		for _, e := range []uint32{etherARP, etherIPv4, etherIPv6, etherVLAN, etherQinQ} {
@@ -105,10 +110,10 @@ func sortedAddrs(own []netip.Addr) []netip.Addr {
 	return slices.Compact(addrs)
 }
 
-// line accepts s. ARP has no route even when the IP stack sends it.
+// line accepts s, if routed only from the IP stack. ARP has no route even then.
 func (s source) line(routed bool) Line {
 	var conds []Cond
-	if routed && s.ether != etherARP {
+	if routed {
 		conds = append(conds, Cond{Key: KeyRouted})
 	}
 	conds = append(conds, is(KeyEtherType, s.ether))
