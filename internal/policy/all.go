@@ -25,7 +25,7 @@ func (w *World) Services() iter.Seq[Service] { return all(w.services) }
 func (w *World) Policies() iter.Seq[Policy] {
 	return func(yield func(Policy) bool) {
 		for _, p := range w.policies {
-			if !yield(p.Policy) {
+			if !yield(*p.public()) {
 				return
 			}
 		}

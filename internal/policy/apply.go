@@ -168,17 +168,17 @@ func (w *World) dropSlice(name Name) {
 }
 
 func (w *World) setPolicy(p *Policy) {
-	if old := w.policies[p.Ref]; old != nil && reflect.DeepEqual(&old.Policy, p) {
+	now := hold(p)
+	if old := w.policies[p.Ref]; old != nil && old.text == now.text {
 		return
 	}
 	w.dropPolicy(p.Ref)
-	h := &held{Policy: *p}
-	w.policies[p.Ref] = h
+	w.policies[p.Ref] = now
 	if p.Subject.Namespace == "" {
-		w.wide.add(h, w.now)
+		w.wide.add(now, w.now)
 		return
 	}
-	w.namespace(p.Subject.Namespace).policies.add(h, w.now)
+	w.namespace(p.Subject.Namespace).policies.add(now, w.now)
 }
 
 func (w *World) dropPolicy(name ruleset.Ref) {
@@ -187,11 +187,12 @@ func (w *World) dropPolicy(name ruleset.Ref) {
 		return
 	}
 	delete(w.policies, name)
-	if h.Subject.Namespace == "" {
+	in := h.public().Subject.Namespace
+	if in == "" {
 		w.wide.remove(h, w.now)
 		return
 	}
-	ns := w.namespaces[h.Subject.Namespace]
+	ns := w.namespaces[in]
 	ns.policies.remove(h, w.now)
 	w.leave(ns)
 }

@@ -97,7 +97,7 @@ func (c *compiler) tiers(d ruleset.Direction, selecting []*held, pod *Pod) []rul
 	for _, layer := range layers {
 		t := ruleset.Tier{Name: layer.tier(), Default: ruleset.Pass}
 		for _, p := range selecting {
-			if p.Layer == layer && p.side(d).Applies {
+			if q := c.policy(p); q.Layer == layer && q.side(d).Applies {
 				t.Selected = append(t.Selected, p.Ref)
 				t.Rules = append(t.Rules, c.rules(d, p, pod)...)
 			}
@@ -160,7 +160,7 @@ func (c *compiler) rules(d ruleset.Direction, p *held, pod *Pod) []ruleset.Rule 
 		return s.rules
 	}
 	rules := slices.Clone(s.rules)
-	for i, r := range p.side(d).Rules {
+	for i, r := range c.policy(p).side(d).Rules {
 		if slices.ContainsFunc(r.Ports, Port.named) {
 			rules[i].Matches = match(s.peers[i], numbers(r.Ports, pod))
 		}
@@ -170,7 +170,7 @@ func (c *compiler) rules(d ruleset.Direction, p *held, pod *Pod) []ruleset.Rule 
 
 // side works out the rules of a policy in one direction.
 func (w *World) side(of sideOf) *side {
-	rules := of.policy.side(of.direction).Rules
+	rules := w.policy(of.policy).side(of.direction).Rules
 	s := &side{basis: basis{at: w.now}, rules: make([]ruleset.Rule, len(rules)), peers: make([]ruleset.Peers, len(rules))}
 	for i, r := range rules {
 		named := slices.ContainsFunc(r.Ports, Port.named)

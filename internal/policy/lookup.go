@@ -20,7 +20,8 @@ type Selection struct {
 func (w *World) Selecting(p Pod) []Selection {
 	var list []Selection
 	c := compiler{World: w, serial: w.walk()}
-	for _, q := range c.selecting(&p) {
+	for _, h := range c.selecting(&p) {
+		q := w.policy(h)
 		list = append(list, Selection{
 			Policy:   q.Ref,
 			Layer:    q.Layer,

@@ -81,6 +81,7 @@ func (w *World) Firewall(t Target, last *Firewall) *Firewall {
 // went. Nil is nobody's.
 func (w *World) Keep(these iter.Seq[*Firewall]) {
 	w.settle()
+	w.fold()
 	mark := w.walk()
 	for f := range these {
 		if f == nil {

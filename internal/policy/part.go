@@ -144,7 +144,7 @@ func (c *cutter) snapshot() Snapshot {
 	}
 	slices.SortFunc(s.Slices, func(a, b EndpointSlice) int { return compareNames(a.key(), b.key()) })
 	for _, q := range c.policies {
-		s.Policies = append(s.Policies, q.Policy)
+		s.Policies = append(s.Policies, *q.public())
 	}
 	slices.SortFunc(s.Policies, func(a, b Policy) int { return comparePolicies(&a, &b) })
 	return s

@@ -47,7 +47,7 @@ func (c *compiler) egressChain(t *Target, selecting []*held) ruleset.Chain {
 }
 
 func (c *compiler) egress(t *Target, selecting []*held) *egress {
-	selecting = slices.DeleteFunc(slices.Clone(selecting), func(p *held) bool { return !p.Egress.Applies })
+	selecting = slices.DeleteFunc(slices.Clone(selecting), func(p *held) bool { return !c.policy(p).Egress.Applies })
 	nodes := distinct(t.Node)
 	key := egressKey(selecting, nodes, t.NodeEgressByPolicy)
 	e, ok := c.egresses[key]

@@ -5,9 +5,6 @@ import (
 	"slices"
 )
 
-// held is a Policy in a World. It does not change: one that differs is another.
-type held struct{ Policy }
-
 // subjects are the policies that look into one namespace, or those that select
 // namespaces. The cell changes with them.
 type subjects struct {
@@ -30,7 +27,7 @@ func (s *subjects) remove(p *held, now uint64) {
 
 // visit calls found for each policy that may select a pod with these labels, and
 // perhaps for others.
-func (s *subjects) visit(labels Labels, found func(*held)) {
+func (s *subjects) visit(w *World, labels Labels, found func(*held)) {
 	if len(s.all) <= few {
 		for _, p := range s.all {
 			found(p)
@@ -40,7 +37,7 @@ func (s *subjects) visit(labels Labels, found func(*held)) {
 	if s.index == nil {
 		s.index = &finder[*held]{}
 		for _, p := range s.all {
-			s.index.add("", p.Subject.Pods, p)
+			s.index.add("", w.policy(p).Subject.Pods, p)
 		}
 	}
 	s.index.visit("", labels.all, found)
@@ -59,13 +56,13 @@ func (c *compiler) selecting(p *Pod) []*held {
 	c.uses(&ns.cell, &ns.policies.cell, &c.wide.cell)
 	var selecting []*held
 	for _, list := range []*subjects{&ns.policies, &c.wide} {
-		list.visit(p.Labels, func(q *held) {
-			if q.Subject.inside(ns) && picks(q.Subject.Pods, p.Labels) {
+		list.visit(c.World, p.Labels, func(q *held) {
+			if s := &c.policy(q).Subject; s.inside(ns) && picks(s.Pods, p.Labels) {
 				selecting = append(selecting, q)
 			}
 		})
 	}
-	slices.SortFunc(selecting, func(a, b *held) int { return comparePolicies(&a.Policy, &b.Policy) })
+	slices.SortFunc(selecting, func(a, b *held) int { return comparePolicies(c.policy(a), c.policy(b)) })
 	return selecting
 }
 

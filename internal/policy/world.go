@@ -25,6 +25,7 @@ type World struct {
 	slices     map[Name]*EndpointSlice
 	slicesOf   map[Name][]*EndpointSlice // by the Service they serve
 	policies   map[ruleset.Ref]*held
+	spelled    []*held  // those of the policies that are spelled out
 	wide       subjects // of the policies that select namespaces
 
 	// What they come to.
