@@ -30,7 +30,8 @@ type Source interface {
 // An Update is what a source knows now and did not before. None may be skipped.
 // It does not change once it is published, and neither does what it refers to.
 type Update struct {
-	// Whole says that Set is everything there is: what it does not hold is gone.
+	// Whole says that Set is everything there is, or its first part: what it does
+	// not hold is gone.
 	Whole bool
 	policy.Change
 	Problems []api.Problem  // all there are at this moment

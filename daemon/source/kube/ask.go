@@ -56,11 +56,11 @@ func (s *Source) Learn(ctx context.Context, namespace, name, uid string) error {
 
 // knows reports whether the pod is known, and how many news must be published for
 // it to be in force.
-func (l *ledger) knows(pod policy.Name, uid string) (upTo uint64, ok bool) {
+func (l *ledger) knows(pod policy.Name, id string) (upTo uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range l.mirrors {
-		if e, ok := m.entries[pod]; ok && m.name == podKind && (uid == "" || e.uid == "" || e.uid == uid) {
+		if e, ok := m.entries[pod]; ok && m.name == podKind && (id == "" || e.uid == uid{} || e.uid == uidOf(id)) {
 			return l.due(object{podKind, pod}), true
 		}
 	}

@@ -74,7 +74,7 @@ func (l *ledger) restore() {
 	l.log.Error("the cluster's last known state can't be used; everything is read anew", "error", fault)
 	for name := range contents {
 		if o, ok := parseName(name); ok {
-			l.unsaved[o] = nil // until the API server says that it exists
+			l.unsaved[o] = stored{} // until the API server says that it exists
 		}
 	}
 	for _, m := range l.mirrors {
@@ -128,7 +128,7 @@ func (l *ledger) readObject(o object, content []byte) error {
 			continue
 		}
 		i := &item{Name: o.Name, uid: s.UID}
-		if err := m.shared.fill(i, value); err != nil {
+		if err := i.fill(value); err != nil {
 			return err
 		}
 		m.put(i)
@@ -193,19 +193,21 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 	l.saving.Lock() // what is on its way is neither overtaken nor taken for stored
 	defer l.saving.Unlock()
 	l.mu.Lock()
-	values := map[object]any{}
-	uids := map[object]string{}
+	values := map[object]stored{}
 	for o, v := range l.unsaved {
 		if wanted(o) {
-			values[o], uids[o] = v, l.uid(o)
+			values[o] = v
 			delete(l.unsaved, o)
 		}
 		if most > 0 && len(values) == most {
 			break
 		}
 	}
+	if len(l.unsaved) == 0 {
+		l.unsaved = map[object]stored{} // of its full size, else, for ever
+	}
 	l.mu.Unlock()
-	err := l.store(values, uids)
+	err := l.store(values)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	was := l.unsavable
@@ -225,29 +227,27 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 	return len(values)
 }
 
-func (l *ledger) store(values map[object]any, uids map[object]string) error {
+func (l *ledger) store(values map[object]stored) error {
 	contents := make(map[string][]byte, len(values))
 	for o, v := range values {
-		if v == nil {
+		if v.Object == nil {
 			contents[fileName(o)] = nil
 			continue
 		}
-		raw, err := json.Marshal(v)
+		b, err := json.Marshal(v)
 		if err != nil {
 			return err
 		}
-		if contents[fileName(o)], err = json.Marshal(stored{uids[o], raw}); err != nil {
-			return err
-		}
+		contents[fileName(o)] = b
 	}
 	return l.files.SaveFiles(contents)
 }
 
-// uid is the UID of an object that is known. l.mu is held.
+// uid is the UID of an object, as far as it is known. l.mu is held.
 func (l *ledger) uid(o object) string {
 	for _, m := range l.mirrors {
 		if e, ok := m.entries[o.Name]; ok && m.name == o.kind {
-			return e.uid
+			return e.uid.String()
 		}
 	}
 	return ""

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -37,14 +38,13 @@ type kind struct {
 	example  runtime.Object
 	fields   string // field selector
 	codec
-	whole bool // the mirror keeps whole items; there are few
+	whole bool // the mirror keeps whole items, of which there are few
 }
 
 // A codec turns objects of a kind into items, and stored values back.
 type codec struct {
 	read   func(runtime.Object) (*item, error)
 	decode func([]byte) (any, error)
-	shared *pool
 }
 
 // named is what RBAC calls the kind: networkpolicies.networking.k8s.io.
@@ -64,22 +64,21 @@ const (
 func kinds(node string) []kind {
 	core, network, discovery := corev1.SchemeGroupVersion, netv1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion
 	running := ",status.phase!=Succeeded,status.phase!=Failed"
-	shared := new(pool)
-	pods := kind{name: podKind, resource: "pods", group: core, example: &corev1.Pod{}, codec: codecOf(podKind, kubepolicy.Pod, shared)}
+	pods := kind{name: podKind, resource: "pods", group: core, example: &corev1.Pod{}, codec: codecOf(podKind, kubepolicy.Pod)}
 	regular, host := pods, pods
 	regular.fields = "spec.hostNetwork=false" + running
 	host.fields, host.whole = "spec.hostNetwork=true,spec.nodeName="+node+running, true
 	return []kind{
 		{name: namespaceKind, resource: "namespaces", group: core, example: &corev1.Namespace{},
-			codec: codecOf(namespaceKind, kubepolicy.Namespace, shared), whole: true},
+			codec: codecOf(namespaceKind, kubepolicy.Namespace)},
 		{name: policyKind, resource: "networkpolicies", group: network, example: &netv1.NetworkPolicy{},
-			codec: codecOf(policyKind, kubepolicy.Policy, shared), whole: true},
+			codec: codecOf(policyKind, kubepolicy.Policy)},
 		regular,
 		host,
-		{name: "Node", resource: "nodes", group: core, example: &corev1.Node{}, codec: codecOf("Node", kubepolicy.Node, shared)},
-		{name: "Service", resource: "services", group: core, example: &corev1.Service{}, codec: codecOf("Service", kubepolicy.Service, shared)},
+		{name: "Node", resource: "nodes", group: core, example: &corev1.Node{}, codec: codecOf("Node", kubepolicy.Node)},
+		{name: "Service", resource: "services", group: core, example: &corev1.Service{}, codec: codecOf("Service", kubepolicy.Service)},
 		{name: "EndpointSlice", resource: "endpointslices", group: discovery, example: &discoveryv1.EndpointSlice{},
-			codec: codecOf("EndpointSlice", kubepolicy.EndpointSlice, shared)},
+			codec: codecOf("EndpointSlice", kubepolicy.EndpointSlice)},
 	}
 }
 
@@ -89,8 +88,8 @@ type item struct {
 	uid      string
 	version  uint64 // the object's resourceVersion
 	value    any    // policy.Pod and so on
+	raw      []byte // value as it is stored
 	sum      uint64 // of uid and value
-	held     held   // what value shares with others
 	problems []api.Problem
 }
 
@@ -107,7 +106,7 @@ func (i *item) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind
 func (i *item) DeepCopyObject() runtime.Object { return i }
 
 // codecOf makes a kind's codec of its parser, which manifests go through as well.
-func codecOf[In any, Out any](name string, parse func(*In) (Out, error), shared *pool) codec {
+func codecOf[In any, Out any](name string, parse func(*In) (Out, error)) codec {
 	read := func(o runtime.Object) (*item, error) {
 		in, ok := any(o).(*In)
 		if !ok {
@@ -123,14 +122,36 @@ func codecOf[In any, Out any](name string, parse func(*In) (Out, error), shared 
 			uid:  string(m.GetUID()), version: versionOf(m.GetResourceVersion()),
 		}
 		i.problems = source.Problems(name+" "+i.String(), err)
-		return i, shared.fill(i, out)
+		return i, i.fill(out)
 	}
 	decode := func(b []byte) (any, error) {
 		var out Out
 		err := json.Unmarshal(b, &out)
 		return out, err
 	}
-	return codec{read, decode, shared}
+	return codec{read, decode}
+}
+
+// fill gives i its value, and what follows from that.
+func (i *item) fill(value any) error {
+	if pod, ok := value.(policy.Pod); ok {
+		i.uid = pod.UID // of a static pod the one that its node knows
+	}
+	b, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("sum %s: %w", i, err)
+	}
+	i.value, i.raw = value, b
+	i.sum = binary.BigEndian.Uint64(digestOf([]byte(i.uid), b).first())
+	return nil
+}
+
+// A stub stands for an item that the mirror has taken in already.
+type stub struct{ policy.Name }
+
+// GetObjectMeta returns what a Reflector's own store needs.
+func (s stub) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name.Name}
 }
 
 // String is namespace/name, or the name alone.

@@ -6,13 +6,14 @@
 //	                                                                  ▼
 //	                                                    Files: the last known world
 //
-// Objects are turned into package policy's types as they are decoded, and of the
-// pods only a checksum stays here: whoever is published to has the rest.
+// Objects are turned into package policy's types as they are decoded, and but for a
+// few only a checksum of each stays here: whoever is published to has the rest.
 //
 // # Contract
 //
-// The first Update that says anything holds everything: it comes when every kind
-// has been read or, if the API server is away, from what an earlier run stored.
+// The first Update that is not Unknown completes the world: it comes when every kind
+// has been read or, if the API server is away, from what an earlier run stored. A
+// large world comes in parts before it, so that it is never here as a whole.
 // After it come differences. A watch that broke or expired, a list that is read
 // again and an API server that was started again lead to differences too, never
 // to a moment with less than what was known; while publish blocks, changes

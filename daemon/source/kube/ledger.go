@@ -19,6 +19,10 @@ const (
 	patience = 5 * time.Second
 	// confirmAgain is how soon a question that got no answer is asked again.
 	confirmAgain = time.Second
+	// part is how many objects may gather at the start before they are published.
+	part = 4096
+	// reading is why they are not enough to go by.
+	reading = "the cluster is being read"
 )
 
 // A ledger gathers what the mirrors see, and publishes it.
@@ -39,13 +43,14 @@ type ledger struct {
 	withdrawn        map[policy.Name]bool // NetworkPolicies that are gone, if their namespaces are not terminating
 	asked            time.Time            // when it was tried to find that out, in vain
 	begun            bool                 // something that says anything was published
+	parts            bool                 // so were objects, before or since
 	restored         time.Time            // when what was restored had been stored; zero if nothing was
-	unsaved          map[object]any
-	unsavable        string        // why it could not be stored
-	noted, published uint64        // how many news there were, and how many are published
-	advance          chan struct{} // closed, and replaced, when published moves
-	said             []api.Problem // of the connection, in the log
-	last             source.Update // as it was published, without its objects
+	unsaved          map[object]stored    // those without an object are gone
+	unsavable        string               // why it could not be stored
+	noted, published uint64               // how many news there were, and how many are published
+	advance          chan struct{}        // closed, and replaced, when published moves
+	said             []api.Problem        // of the connection, in the log
+	last             source.Update        // as it was published, without its objects
 }
 
 // An object is one of a kind.
@@ -60,14 +65,15 @@ func newLedger(files Files, log *slog.Logger) *ledger {
 		kick:      make(chan struct{}, 1),
 		news:      map[object]any{},
 		withdrawn: map[policy.Name]bool{},
-		unsaved:   map[object]any{},
+		unsaved:   map[object]stored{},
 		advance:   make(chan struct{}),
 	}
 }
 
 // mirror makes a mirror of k.
 func (l *ledger) mirror(k kind) *mirror {
-	m := &mirror{kind: k, ledger: l, entries: map[policy.Name]entry{}, problems: map[policy.Name][]api.Problem{}, ahead: map[policy.Name]uint64{}}
+	m := &mirror{kind: k, ledger: l, entries: map[policy.Name]entry{}, problems: map[policy.Name][]api.Problem{}, ahead: map[policy.Name]uint64{},
+		kept: map[policy.Name]*item{}, ends: map[string]bool{}}
 	l.mirrors = append(l.mirrors, m)
 	return m
 }
@@ -80,15 +86,20 @@ func (l *ledger) wake() {
 	}
 }
 
-// note takes in that an object is value now, or gone. l.mu is held.
-func (l *ledger) note(o object, value any) {
+// note takes in that an object is i now or, if that is nil, gone. l.mu is held.
+func (l *ledger) note(o object, i *item) {
+	var value any
+	var content stored
+	if i != nil {
+		value, content = i.value, stored{i.uid, i.raw}
+	}
 	if len(l.news) == 0 {
 		l.since = time.Now()
 	}
 	l.news[o] = value
 	l.noted++
 	if l.files != nil {
-		l.unsaved[o] = value
+		l.unsaved[o] = content
 	}
 	l.wake()
 }
@@ -138,18 +149,37 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 	defer l.mu.Unlock()
 	l.say(faults)
 	if !l.begun && !l.mayBegin(late || len(faults) > 0) {
-		if len(faults) == 0 {
-			return u, 0, false
-		}
-		u.Whole, u.Unknown, u.Problems = true, faults[0].String(), l.problems(faults)
-		return u, 0, l.differs(u)
+		return l.takePart(faults)
 	}
-	u.Whole, l.begun = !l.begun, true
+	u.Whole, l.begun, l.parts = !l.begun && !l.parts, true, true
 	u.Objects, u.Problems = l.count(), l.problems(faults)
 	if len(l.news) == 0 && !u.Whole && !l.differs(u) {
 		return u, 0, false
 	}
 	l.differs(u)
+	l.give(&u)
+	return u, l.noted, true
+}
+
+// takePart is take while not enough is known to be published as a world: it says
+// why, and gives away what has gathered so that it does not become too much.
+// l.mu is held.
+func (l *ledger) takePart(faults []api.Problem) (u source.Update, upTo uint64, ok bool) {
+	u.Whole, u.Unknown, u.Problems = !l.parts, reading, l.problems(faults)
+	if len(faults) > 0 {
+		u.Unknown = faults[0].String()
+	}
+	if len(l.news) < part {
+		return u, 0, len(faults) > 0 && l.differs(u)
+	}
+	l.differs(u)
+	l.parts, u.Objects = true, l.count()
+	l.give(&u)
+	return u, 0, true
+}
+
+// give puts the news into u. l.mu is held.
+func (l *ledger) give(u *source.Update) {
 	for o, v := range l.news {
 		add(&u.Change, o, v)
 	}
@@ -157,7 +187,6 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 		u.Gone = policy.Gone{}
 	}
 	l.news = map[object]any{}
-	return u, l.noted, true
 }
 
 // say logs what is wrong with the connection, each thing once. l.mu is held.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os/exec"
 	"reflect"
@@ -309,27 +308,50 @@ func TestWrongObjects(t *testing.T) {
 	}
 }
 
-// The pods of one Deployment share what they have in common, and what no pod has
-// any more is forgotten.
-func TestPool(t *testing.T) {
-	d := newDesk(t, nil)
+// A world that is read in many pieces is published in pieces that don't count until
+// the last, and none of them is large.
+func TestParts(t *testing.T) {
+	d := newDesk(t, newMemory())
+	d.list("pods")
 	m := d.of["pods"]
-	for i := range 10 {
-		p := pod(fmt.Sprintf("web-%d", i), "1", strings.Clone("web"))
-		p.Spec.NodeName = strings.Clone("node-a")
-		d.must(m.Add(p))
+	take := m.Transformer()
+	var names []any
+	for i := range 2*part + 10 {
+		one, err := take(pod(fmt.Sprintf("web-%d", i), "1", "a"))
+		d.must(err)
+		names = append(names, one)
+		if !d.take(false) {
+			continue
+		}
+		if n := len(d.last.Set.Pods); d.last.Unknown == "" || n != part || d.last.Whole != (i < part) {
+			t.Fatalf("after %d pods %d are published, whole: %v, unknown: %q", i, n, d.last.Whole, d.last.Unknown)
+		}
 	}
-	traits := map[any]bool{}
-	for e := range maps.Values(m.entries) {
-		traits[e.held.traits] = true
+	gone := names[0].(stub)
+	d.must(m.Replace(names[1:], "2"))
+	if !d.take(false) || d.last.Whole || d.last.Unknown != "" || len(d.last.Set.Pods) != 10 || !slices.Equal(d.last.Gone.Pods, []policy.Name{gone.Name}) {
+		t.Errorf("the rest is published as %d pods, gone %v, whole: %v, unknown: %q", len(d.last.Set.Pods), d.last.Gone.Pods, d.last.Whole, d.last.Unknown)
 	}
-	if len(traits) != 1 {
-		t.Errorf("ten pods of a kind have %d sets of labels", len(traits))
+	if n := len(d.current.Pods); n != 2*part+9 {
+		t.Errorf("%d pods are current, want %d", n, 2*part+9)
 	}
-	m.shared.mu.Lock()
-	defer m.shared.mu.Unlock()
-	if n := len(m.shared.known); n != 1 {
-		t.Errorf("the pool knows %d", n)
+}
+
+// A UUID comes back as it was written; of another UID it is known whether it is the
+// same.
+func TestUID(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"", ""},
+		{"01234567-89ab-4def-8123-456789abcdef", "01234567-89ab-4def-8123-456789abcdef"},
+		{"01234567-89AB-4DEF-8123-456789ABCDEF", ""},
+		{"0123456789ab4def8123456789abcdef", ""},
+		{"01234567-89ab-0def-8123-456789abcdef", ""},
+		{"u", ""},
+	} {
+		u := uidOf(tt.text)
+		if got := u.String(); got != tt.want || u != uidOf(strings.Clone(tt.text)) || (u == uid{}) != (tt.text == "") {
+			t.Errorf("uid of %q is %x, text %q, want %q", tt.text, u[:], got, tt.want)
+		}
 	}
 }
 

@@ -97,8 +97,8 @@ func TestCrowd(t *testing.T) {
 	c.mu.Unlock()
 	here := (live() - before) / crowd
 	t.Logf("%d pods: synced in %s; %d bytes a pod, of which the source keeps %d; heap %d MiB at most, %d before", crowd, took, each, here, most>>20, before>>20)
-	if each > 700 {
-		t.Errorf("%d bytes a pod, want at most 700", each)
+	if here > 250 {
+		t.Errorf("the source keeps %d bytes of a pod, want at most 250", here)
 	}
 	if took > 10*time.Second {
 		t.Errorf("it took %s", took)

@@ -19,7 +19,10 @@ type mirror struct {
 	// Guarded by the ledger's mutex.
 	entries  map[policy.Name]entry
 	problems map[policy.Name][]api.Problem
-	listed   bool // the API server has been read to the end in this run
+	listed   bool                  // the API server has been read to the end in this run
+	lists    uint32                // how many there were
+	kept     map[policy.Name]*item // of a kind that is kept whole
+	ends     map[string]bool       // the namespaces that are terminating
 	// ahead are the versions of objects that were asked for: whatever is older is
 	// no news of them.
 	ahead map[policy.Name]uint64
@@ -29,15 +32,24 @@ type mirror struct {
 type entry struct {
 	sum     uint64
 	version uint64
-	uid     string
-	held    held
-	item    *item // of kinds that are kept whole
+	uid     uid
+	list    uint32 // the last list that it was in
 }
 
-// Transformer makes items of objects before a Reflector gathers them, which takes
-// a sixth of the memory.
+// Transformer takes objects in before a Reflector gathers them, so that it gathers
+// no more than their names: it shows the whole list to Replace, which then finds
+// what is gone. Until then what the list says is as true as what a watch says.
 func (m *mirror) Transformer() cache.TransformFunc {
-	return func(o any) (any, error) { return m.item(o) }
+	return func(o any) (any, error) {
+		i, err := m.item(o)
+		if err != nil {
+			return nil, err
+		}
+		m.ledger.mu.Lock()
+		defer m.ledger.mu.Unlock()
+		m.put(i)
+		return stub{i.Name}, nil
+	}
 }
 
 // item is o as an item, which it may be already.
@@ -80,21 +92,26 @@ func (m *mirror) Delete(o any) error {
 
 // Replace is cache.ReflectorStore's: the list is all there is.
 func (m *mirror) Replace(list []any, at string) error {
-	items := make(map[policy.Name]*item, len(list))
-	for _, o := range list {
-		i, err := m.item(o)
-		if err != nil {
-			return err
-		}
-		items[i.Name] = i
-	}
 	m.ledger.mu.Lock()
 	defer m.ledger.mu.Unlock()
-	for _, i := range items {
-		m.put(i)
+	m.lists++
+	for _, o := range list {
+		there, ok := o.(stub)
+		if !ok {
+			i, err := m.item(o)
+			if err != nil {
+				return err
+			}
+			there = stub{i.Name}
+			m.put(i)
+		}
+		if e, known := m.entries[there.Name]; known {
+			e.list = m.lists
+			m.entries[there.Name] = e
+		}
 	}
-	for name := range m.entries {
-		if items[name] == nil {
+	for name, e := range m.entries {
+		if e.list != m.lists {
 			m.drop(name, versionOf(at))
 		}
 	}
@@ -135,13 +152,17 @@ func (m *mirror) put(i *item) {
 		m.entries[i.Name] = old
 		return
 	}
-	e := entry{sum: i.sum, version: i.version, uid: i.uid, held: i.held}
+	m.entries[i.Name] = entry{sum: i.sum, version: i.version, uid: uidOf(i.uid), list: old.list}
 	if m.whole {
-		e.item = i
+		m.kept[i.Name] = i
 	}
-	m.entries[i.Name] = e
+	if n, ok := i.value.(policy.Namespace); ok && n.Terminating {
+		m.ends[n.Name] = true
+	} else if ok {
+		delete(m.ends, n.Name)
+	}
 	if other := m.twin(i.Name); other == nil || other.whole {
-		m.ledger.note(object{m.name, i.Name}, i.value)
+		m.ledger.note(object{m.name, i.Name}, i)
 	}
 }
 
@@ -164,12 +185,14 @@ func (m *mirror) forget(name policy.Name) {
 	delete(m.entries, name)
 	delete(m.problems, name)
 	delete(m.ahead, name)
+	delete(m.kept, name)
+	delete(m.ends, name.Name)
 	other := m.twin(name)
 	switch {
 	case other == nil:
 		m.ledger.note(object{m.name, name}, nil)
 	case other.whole: // until now this one stood for the name
-		m.ledger.note(object{m.name, name}, other.entries[name].item.value)
+		m.ledger.note(object{m.name, name}, other.kept[name])
 	}
 }
 

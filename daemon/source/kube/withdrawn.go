@@ -79,8 +79,8 @@ func (l *ledger) questionable() map[string][]policy.Name {
 // l.mu is held.
 func (l *ledger) ending(namespace string) bool {
 	for _, m := range l.mirrors {
-		if e, ok := m.entries[policy.Name{Name: namespace}]; ok && m.name == namespaceKind {
-			return e.item.value.(policy.Namespace).Terminating
+		if m.name == namespaceKind {
+			return m.ends[namespace]
 		}
 	}
 	return false
