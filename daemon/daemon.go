@@ -103,6 +103,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return d.chores(ctx, hup) })
 	g.Go(func() error { return d.announce(ctx) })
 	g.Go(func() error { return d.tell(ctx) })
+	g.Go(func() error { return d.trim(ctx) })
 	err = g.Wait()
 	d.log.Info("podwalld stops; every rule stays in place")
 	return err

@@ -193,6 +193,7 @@ func (s *Store) Files() (map[string][]byte, error) {
 			return nil
 		})
 	})
+	s.unmap()
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +205,9 @@ func (s *Store) Files() (map[string][]byte, error) {
 func (s *Store) SaveFiles(contents map[string][]byte) error {
 	if len(contents) == 0 {
 		return nil
+	}
+	if len(contents) >= many {
+		defer s.unmap()
 	}
 	return s.update(fmt.Sprintf("write %d files", len(contents)), func(t *txn) error {
 		for name, content := range contents {
