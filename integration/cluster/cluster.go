@@ -88,7 +88,8 @@ func (c *Cluster) up(ctx context.Context) error {
 }
 
 func (c *Cluster) machine(name string, keep ...string) *Machine {
-	return &Machine{Name: name, tools: c.tools, disk: filepath.Join(c.dir(), name), logs: c.Logs(), keep: keep}
+	return &Machine{Name: name, tools: c.tools, disk: filepath.Join(c.dir(), name), logs: c.Logs(), keep: keep,
+		shown: []string{string(c.tools), c.Product}}
 }
 
 // dir is on a real disk: a container's root can't be an overlay on an overlay.

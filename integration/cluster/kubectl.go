@@ -27,5 +27,8 @@ func (c *Cluster) Delete(ctx context.Context, manifests string) error {
 	cmd := c.Control.Command(ctx, c.kubectl([]string{"delete", "--ignore-not-found", "-f", "-"})...)
 	cmd.Stdin = strings.NewReader(manifests)
 	_, err := output(cmd)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.places) // a pod that comes back is somewhere else
 	return err
 }

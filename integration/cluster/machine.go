@@ -27,6 +27,7 @@ type Machine struct {
 	disk  string // what outlives PowerOff
 	logs  string
 	keep  []string // directories that are on its disk
+	shown []string // directories that it has as this computer has them
 
 	init  *exec.Cmd
 	alive io.Closer // init's standard input
@@ -53,7 +54,7 @@ func (m *Machine) PowerOn() error {
 	if err != nil {
 		return fmt.Errorf("%s: disk: %w", m.Name, err)
 	}
-	setup, err := json.Marshal(map[string]any{"hostname": m.Name, "mounts": binds})
+	setup, err := json.Marshal(map[string]any{"hostname": m.Name, "mounts": binds, "shown": m.shown})
 	if err != nil {
 		return err
 	}

@@ -185,16 +185,17 @@ func (c *Cluster) netns(ctx context.Context, p Pod) (*Node, string, error) {
 			return place.node, place.netns, nil
 		}
 	}
-	name, err := c.Kubectl(ctx, "get", "pod", "-n", p.Namespace, p.Name, "-o", "jsonpath={.spec.nodeName}")
+	said, err := c.Kubectl(ctx, "get", "pod", "-n", p.Namespace, p.Name, "-o", "jsonpath={.spec.nodeName} {.metadata.uid}")
 	if err != nil {
 		return nil, "", err
 	}
+	name, uid, _ := strings.Cut(said, " ") // an earlier pod of that name may still have a sandbox
 	i := slices.IndexFunc(c.Nodes, func(n *Node) bool { return n.Name == name })
 	if i < 0 {
 		return nil, "", fmt.Errorf("%s: on no node: %q", p, name)
 	}
 	place.node = c.Nodes[i]
-	id, err := place.node.Crictl(ctx, "pods", "-q", "--state=ready", "--namespace=^"+p.Namespace+"$", "--name=^"+p.Name+"$")
+	id, err := place.node.Crictl(ctx, "pods", "-q", "--state=ready", "--label=io.kubernetes.pod.uid="+uid)
 	if err != nil {
 		return nil, "", err
 	}

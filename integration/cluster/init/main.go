@@ -5,7 +5,8 @@
 // It is started in new namespaces (mounts, processes, network, host name, IPC)
 // and makes them a machine: its own /proc, /sys, /run and /tmp, its own copies of
 // the directories and files that the mounts name, and nothing of all that visible
-// from outside. Then it says "ready" and buries the dead.
+// from outside. The directories that it is to show are where they are outside, even
+// those below /tmp. Then it says "ready" and buries the dead.
 //
 // # Contract
 //
@@ -21,7 +22,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -29,6 +30,7 @@ import (
 type setup struct {
 	Hostname string
 	Mounts   []struct{ From, To string } // files or directories; To exists
+	Shown    []string                    // directories
 }
 
 func main() {
@@ -64,6 +66,10 @@ func furnish(s setup) error {
 	if err := syscall.Sethostname([]byte(s.Hostname)); err != nil {
 		return fmt.Errorf("host name %s: %w", s.Hostname, err)
 	}
+	shown, err := show(s.Shown)
+	if err != nil {
+		return err
+	}
 	steps := []mount{
 		{to: "/", flags: syscall.MS_REC | syscall.MS_PRIVATE},
 		{from: "tmpfs", to: "/tmp", kind: "tmpfs"}, // holds the cgroups while /sys changes
@@ -73,6 +79,7 @@ func furnish(s setup) error {
 		{from: "proc", to: "/proc", kind: "proc"},
 		{from: "tmpfs", to: "/run", kind: "tmpfs"},
 	}
+	steps = append(steps, shown...)
 	for _, m := range s.Mounts {
 		steps = append(steps, mount{from: m.From, to: m.To, flags: syscall.MS_BIND})
 	}
@@ -90,6 +97,19 @@ func furnish(s setup) error {
 	return nil
 }
 
+// show returns the mounts that put directories back where they are, from under what
+// is going to cover them.
+func show(dirs []string) (mounts []mount, err error) {
+	for _, dir := range dirs {
+		fd, err := syscall.Open(dir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", dir, err)
+		}
+		mounts = append(mounts, mount{from: fmt.Sprintf("/proc/self/fd/%d", fd), to: dir, flags: syscall.MS_BIND | syscall.MS_REC})
+	}
+	return mounts, nil
+}
+
 // A mount is the arguments of mount(2).
 type mount struct {
 	from, to, kind string
@@ -97,7 +117,7 @@ type mount struct {
 }
 
 func (m mount) do() error {
-	if filepath.Dir(m.to) == "/tmp" {
+	if strings.HasPrefix(m.to, "/tmp/") || strings.HasPrefix(m.to, "/run/") {
 		if err := os.MkdirAll(m.to, 0o755); err != nil {
 			return err
 		}
