@@ -14,8 +14,8 @@
 //
 // It runs on a machine of its own (package lab) and leaves nothing behind but
 // the page it was asked for. It exits with status 1 if something could not be
-// measured or, with -short, if a figure is off its target by more than noise and
-// a quarter of the target's slack.
+// measured or, with -short, if a figure other than a time is off its target, or what
+// is known to be reached instead, by more than noise and a quarter of the slack.
 package main
 
 import (

@@ -51,6 +51,7 @@ func (b *bench) page(folder string) string {
 				l.figure(l.got.median), l.figure(l.got.low), l.figure(l.got.top), l.target, l.verdict())
 		}
 	}
+	b.reasons(&s)
 	for _, a := range axes() {
 		b.section(&s, a)
 	}
@@ -59,6 +60,21 @@ func (b *bench) page(folder string) string {
 		fmt.Fprintf(&s, "\n![%s](%s/%s.svg)\n", c.title, folder, c.file)
 	}
 	return s.String()
+}
+
+// reasons are what stands against the targets that are not met.
+func (b *bench) reasons(s *strings.Builder) {
+	said := map[string]bool{"": true}
+	for _, l := range b.lines {
+		if l.target == nil || strings.HasPrefix(l.verdict(), "met") || said[l.target.why] {
+			continue
+		}
+		if len(said) == 1 {
+			s.WriteString("\nWhat stands against the others, with lines of this run:\n\n")
+		}
+		said[l.target.why] = true
+		fmt.Fprintf(s, "- %s (%s): %s\n", l.what, l.target, l.target.why)
+	}
 }
 
 // section is an axis' part of the page.

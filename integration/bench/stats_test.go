@@ -68,6 +68,8 @@ func TestVerdict(t *testing.T) {
 		{"a bound kept", at(5, 6, 7), atMost(10), "met", false},
 		{"a bound broken", at(11, 12, 13), atMost(10), "**not met**", false},
 		{"a bound broken by far", at(13, 14, 15), atMost(10), "**not met**", true},
+		{"a bound broken, but as is known", at(13, 14, 15), atMost(10).but(12, "physics"), "**not met**", false},
+		{"a bound broken worse than is known", at(16, 17, 18), atMost(10).but(12, "physics"), "**not met**", true},
 		{"a bound kept by the median", at(5, 6, 11), atMost(10), "met by the median", false},
 		{"a bound missed by the median", at(9, 11, 12), atMost(10), "missed by the median", false},
 	}
