@@ -44,29 +44,27 @@ func (d *daemon) chooseSource() (source.Source, error) {
 // equip gives the source what an earlier run left.
 func (d *daemon) equip() {
 	if m, ok := d.source.(*manifest.Source); ok {
-		m.Files = shelf{d.store, func(name string) bool { return !strings.HasPrefix(name, kube.Prefix) }}
+		m.Files = shelf{d.store}
 	}
 	if d.cluster != nil {
 		d.cluster.Node = d.node
-		d.cluster.Files = shelf{d.store, func(name string) bool { return strings.HasPrefix(name, kube.Prefix) }}
+		d.cluster.Files = d.store
 	}
 }
 
-// A shelf is the part of the store's files that one source sees: the other's it
-// could not make sense of.
-type shelf struct {
-	*store.Store
-	mine func(name string) bool
-}
+// A shelf is the part of the store's files that a source of manifests sees: of an
+// API server's it could not make sense.
+type shelf struct{ *store.Store }
 
 // Files returns the contents that the source stored.
 func (s shelf) Files() (map[string][]byte, error) {
-	all, err := s.Store.Files()
-	for name := range all {
-		if !s.mine(name) {
-			delete(all, name)
+	all := map[string][]byte{}
+	err := s.EachFile("", func(name string, content []byte) error {
+		if !strings.HasPrefix(name, kube.Prefix) {
+			all[name] = content
 		}
-	}
+		return nil
+	})
 	return all, err
 }
 

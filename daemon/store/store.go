@@ -16,6 +16,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -187,17 +188,44 @@ func (s *Store) SetBoot(id string) error {
 // Files returns the file contents that SaveFiles stored.
 func (s *Store) Files() (map[string][]byte, error) {
 	contents := map[string][]byte{}
-	err := s.view("read files", func(t *txn) error {
-		return t.each(files, func(key, value []byte) error {
-			contents[string(key)] = append([]byte{}, value...)
-			return nil
-		})
+	err := s.EachFile("", func(name string, content []byte) error {
+		contents[name] = content
+		return nil
 	})
-	s.unmap()
 	if err != nil {
 		return nil, err
 	}
 	return contents, nil
+}
+
+// EachFile calls visit for the files that SaveFiles stored whose names begin with
+// prefix, ordered by name, until it returns an error, which EachFile returns then. Visit
+// may write to the store: what it writes to names that are still to come may be
+// visited or not.
+func (s *Store) EachFile(prefix string, visit func(name string, content []byte) error) error {
+	defer s.unmap()
+	for next := prefix; ; {
+		var names []string
+		var contents [][]byte
+		err := s.view("read files", func(t *txn) error {
+			return t.from(files, []byte(next), func(key, value []byte) bool {
+				if len(names) == many || !strings.HasPrefix(string(key), prefix) {
+					return false
+				}
+				names, contents = append(names, string(key)), append(contents, bytes.Clone(value))
+				return true
+			})
+		})
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		for i, name := range names {
+			if err := visit(name, contents[i]); err != nil {
+				return err
+			}
+		}
+		next = names[len(names)-1] + "\x00" // the least name after it
+	}
 }
 
 // SaveFiles stores the contents by name in one transaction. A nil content

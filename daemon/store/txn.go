@@ -117,6 +117,19 @@ func (t *txn) each(table string, fn func(key, value []byte) error) error {
 	})
 }
 
+// from calls fn for the values of a table from key on, ordered by key, until it
+// returns false.
+func (t *txn) from(table string, key []byte, fn func(key, value []byte) bool) error {
+	c := t.tx.Bucket([]byte(table)).Cursor()
+	for k, stored := c.Seek(key); k != nil; k, stored = c.Next() {
+		value, err := unseal(table, k, stored)
+		if err != nil || !fn(k, value) {
+			return err
+		}
+	}
+	return nil
+}
+
 // load makes the tables of a new file, or checks those of an old one. last is
 // the number of the file's last transaction.
 func (s *Store) load(last uint64) error {

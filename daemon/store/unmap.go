@@ -4,7 +4,7 @@ import "golang.org/x/sys/unix"
 
 // many files in one transaction touch so much of the database that it is worth
 // letting go of it.
-const many = 100
+const many = 500
 
 // unmap lets go of the pages of the file that were touched. bbolt maps the file, and
 // what it has looked at counts as this process' memory from then on. It stays in the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"testing"
 
@@ -27,10 +28,16 @@ type memory struct {
 
 func newMemory() *memory { return &memory{contents: map[string][]byte{}} }
 
-func (m *memory) Files() (map[string][]byte, error) {
+func (m *memory) EachFile(prefix string, visit func(string, []byte) error) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return maps.Clone(m.contents), m.fault
+	contents, fault := maps.Clone(m.contents), m.fault
+	m.mu.Unlock()
+	for name, content := range contents {
+		if strings.HasPrefix(name, prefix) && fault == nil {
+			fault = visit(name, content)
+		}
+	}
+	return fault
 }
 
 func (m *memory) SaveFiles(contents map[string][]byte) error {
@@ -39,7 +46,9 @@ func (m *memory) SaveFiles(contents map[string][]byte) error {
 	if m.fault != nil {
 		return m.fault
 	}
-	m.writes++
+	if len(contents) > 0 {
+		m.writes++
+	}
 	for name, content := range contents {
 		if content == nil {
 			delete(m.contents, name)
@@ -112,18 +121,15 @@ func (d *desk) must(err error) {
 func (d *desk) take(late bool) bool {
 	d.t.Helper()
 	d.confirm(d.t.Context())
-	u, upTo, ok := d.ledger.take(late)
-	if !ok {
-		return false
-	}
-	d.saveFirst()
-	d.last = u
-	if u.Whole {
-		d.current = policy.Snapshot{}
-	}
-	d.current = apply(d.current, u.Change)
-	d.reached(upTo)
-	return true
+	published := false
+	d.next(late, func(u source.Update) {
+		published, d.last = true, u
+		if u.Whole {
+			d.current = policy.Snapshot{}
+		}
+		d.current = apply(d.current, u.Change)
+	})
+	return published
 }
 
 // apply is what a Change makes of a Snapshot, without any index.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"time"
 
@@ -33,9 +32,9 @@ const (
 )
 
 // A stored is an object as Files has it.
-type stored struct {
-	UID    string          `json:"uid,omitempty"`
-	Object json.RawMessage `json:"object"`
+type stored[T any] struct {
+	UID    string `json:"uid,omitempty"`
+	Object T      `json:"object"`
 }
 
 // A stampOf says that everything was stored at a moment. Without it what is there
@@ -55,86 +54,6 @@ func parseName(s string) (object, bool) {
 		return object{}, false
 	}
 	return object{parts[0], policy.Name{Namespace: parts[1], Name: parts[2]}}, true
-}
-
-// restore fills the mirrors with the world that an earlier run stored, if it
-// stored all of it. Objects that can't be read make the world incomplete.
-func (l *ledger) restore() {
-	if l.files == nil {
-		return
-	}
-	contents, err := l.files.Files()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	at, fault := l.read(contents, err)
-	if fault == nil {
-		l.restored = at
-		return
-	}
-	l.log.Error("the cluster's last known state can't be used; everything is read anew", "error", fault)
-	for name := range contents {
-		if o, ok := parseName(name); ok {
-			l.unsaved[o] = stored{} // until the API server says that it exists
-		}
-	}
-	for _, m := range l.mirrors {
-		clear(m.entries)
-	}
-	clear(l.news)
-}
-
-// read fills the mirrors with contents. l.mu is held.
-func (l *ledger) read(contents map[string][]byte, err error) (at time.Time, fault error) {
-	if err != nil {
-		return at, err
-	}
-	var whole stampOf
-	if b, ok := contents[complete]; !ok || json.Unmarshal(b, &whole) != nil {
-		for name := range contents {
-			if _, ok := parseName(name); ok {
-				return at, fmt.Errorf("it was not stored to its end")
-			}
-		}
-		return at, nil // there is none
-	}
-	for name, content := range contents {
-		o, ok := parseName(name)
-		if !ok {
-			continue
-		}
-		if err := l.readObject(o, content); err != nil {
-			return at, fmt.Errorf("%s %s: %w", o.kind, o.Name, err)
-		}
-	}
-	clear(l.unsaved) // which the mirrors' news filled
-	return whole.At, nil
-}
-
-// readObject puts a stored object into its mirror. l.mu is held.
-func (l *ledger) readObject(o object, content []byte) error {
-	var s stored
-	if err := json.Unmarshal(content, &s); err != nil {
-		return err
-	}
-	for _, m := range l.mirrors {
-		if m.name != o.kind {
-			continue
-		}
-		value, err := m.decode(s.Object)
-		if err != nil {
-			return err
-		}
-		if p, ok := value.(policy.Pod); ok && p.HostNetwork != m.whole {
-			continue
-		}
-		i := &item{Name: o.Name, uid: s.UID}
-		if err := i.fill(value); err != nil {
-			return err
-		}
-		m.put(i)
-		return nil
-	}
-	return nil // of a kind that is not read any more
 }
 
 // from is when what is published was stored, if it is from before this run.
@@ -193,7 +112,7 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 	l.saving.Lock() // what is on its way is neither overtaken nor taken for stored
 	defer l.saving.Unlock()
 	l.mu.Lock()
-	values := map[object]stored{}
+	values := map[object][]byte{}
 	for o, v := range l.unsaved {
 		if wanted(o) {
 			values[o] = v
@@ -204,7 +123,7 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 		}
 	}
 	if len(l.unsaved) == 0 {
-		l.unsaved = map[object]stored{} // of its full size, else, for ever
+		l.unsaved = map[object][]byte{} // of its full size, else, for ever
 	}
 	l.mu.Unlock()
 	err := l.store(values)
@@ -227,18 +146,10 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 	return len(values)
 }
 
-func (l *ledger) store(values map[object]stored) error {
+func (l *ledger) store(values map[object][]byte) error {
 	contents := make(map[string][]byte, len(values))
-	for o, v := range values {
-		if v.Object == nil {
-			contents[fileName(o)] = nil
-			continue
-		}
-		b, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		contents[fileName(o)] = b
+	for o, content := range values {
+		contents[fileName(o)] = content
 	}
 	return l.files.SaveFiles(contents)
 }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -99,6 +100,63 @@ func TestRestore(t *testing.T) {
 	}
 	if !d.from().IsZero() {
 		t.Error("it still says that what is in force is from before")
+	}
+}
+
+// A policy that was withdrawn while podwalld did not run stays while its namespace is
+// terminating, as if it had run, and is gone with it.
+func TestWithdrawnMeanwhile(t *testing.T) {
+	files := newMemory()
+	stocked(t, files)
+	const file = ".kube/1/NetworkPolicy/shop/web"
+	for _, terminating := range []bool{true, false} {
+		d := newDesk(t, files)
+		d.terminating = func(context.Context, string) (bool, error) { return terminating, nil }
+		d.restore()
+		for resource, o := range everything(t) {
+			if resource != "networkpolicies" {
+				d.must(d.of[resource].Replace([]any{o}, "1"))
+			}
+		}
+		if d.take(true); !d.last.Whole || len(d.current.Pods) != 2 || len(d.current.Policies) != 1 {
+			t.Fatalf("without the API server's policies what is in force is %+v", d.current)
+		}
+		d = newDesk(t, files)
+		d.terminating = func(context.Context, string) (bool, error) { return terminating, nil }
+		d.restore()
+		for resource, o := range everything(t) {
+			if resource != "networkpolicies" {
+				d.must(d.of[resource].Replace([]any{o}, "1"))
+			}
+		}
+		d.must(d.of["networkpolicies"].Replace(nil, "2"))
+		d.take(false)
+		d.save(anything, 0)
+		if n := len(d.current.Policies); (n == 1) != terminating || files.has(file) != terminating || len(d.current.Pods) != 2 {
+			t.Errorf("terminating: %v: %d policies are in force, stored: %v, %d pods", terminating, n, files.has(file), len(d.current.Pods))
+		}
+	}
+}
+
+// What is read again after a restart and is the same is not written again, and what
+// does not exist any more is not stored.
+func TestRestartWritesDifferences(t *testing.T) {
+	files := newMemory()
+	stocked(t, files)
+	writes := files.writes
+	d := newDesk(t, files)
+	d.restore()
+	for resource, o := range everything(t) {
+		if resource != "services" {
+			d.must(d.of[resource].Replace([]any{o}, "1"))
+		}
+	}
+	d.must(d.of["services"].Replace(nil, "1"))
+	if !d.take(false) || !d.last.Whole || len(d.last.Set.Pods) != 2 || len(d.last.Set.Services) != 0 || len(d.last.Set.Policies) != 1 {
+		t.Errorf("published %+v", d.last)
+	}
+	if d.save(anything, 0); files.writes != writes+1 || files.has(".kube/1/Service/shop/web") || !files.has(".kube/1/Pod/shop/web") {
+		t.Errorf("%d writes, want 1: that the Service is gone", files.writes-writes)
 	}
 }
 

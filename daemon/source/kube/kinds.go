@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -88,8 +87,8 @@ type item struct {
 	uid      string
 	version  uint64 // the object's resourceVersion
 	value    any    // policy.Pod and so on
-	raw      []byte // value as it is stored
-	sum      uint64 // of uid and value
+	content  []byte // uid and value, as Files has them
+	sum      uint64 // of content
 	problems []api.Problem
 }
 
@@ -137,12 +136,11 @@ func (i *item) fill(value any) error {
 	if pod, ok := value.(policy.Pod); ok {
 		i.uid = pod.UID // of a static pod the one that its node knows
 	}
-	b, err := json.Marshal(value)
+	b, err := json.Marshal(stored[any]{i.uid, value})
 	if err != nil {
-		return fmt.Errorf("sum %s: %w", i, err)
+		return fmt.Errorf("store %s: %w", i, err)
 	}
-	i.value, i.raw = value, b
-	i.sum = binary.BigEndian.Uint64(digestOf([]byte(i.uid), b).first())
+	i.value, i.content, i.sum = value, b, sumOf(b)
 	return nil
 }
 

@@ -45,8 +45,9 @@ import (
 
 // Files keeps contents by name, durably.
 type Files interface {
-	// Files returns all contents.
-	Files() (map[string][]byte, error)
+	// EachFile calls visit for each name that begins with prefix, until it returns
+	// an error, which EachFile returns then. Visit may call SaveFiles.
+	EachFile(prefix string, visit func(name string, content []byte) error) error
 	// SaveFiles stores the contents in one transaction. A nil content deletes.
 	SaveFiles(contents map[string][]byte) error
 }

@@ -45,7 +45,8 @@ type ledger struct {
 	begun            bool                 // something that says anything was published
 	parts            bool                 // so were objects, before or since
 	restored         time.Time            // when what was restored had been stored; zero if nothing was
-	unsaved          map[object]stored    // those without an object are gone
+	earlier          map[object]uint64    // the sums of what an earlier run stored and nobody has spoken of yet
+	unsaved          map[object][]byte    // contents; nil is gone
 	unsavable        string               // why it could not be stored
 	noted, published uint64               // how many news there were, and how many are published
 	advance          chan struct{}        // closed, and replaced, when published moves
@@ -65,7 +66,8 @@ func newLedger(files Files, log *slog.Logger) *ledger {
 		kick:      make(chan struct{}, 1),
 		news:      map[object]any{},
 		withdrawn: map[policy.Name]bool{},
-		unsaved:   map[object]stored{},
+		unsaved:   map[object][]byte{},
+		earlier:   map[object]uint64{},
 		advance:   make(chan struct{}),
 	}
 }
@@ -86,19 +88,20 @@ func (l *ledger) wake() {
 	}
 }
 
-// note takes in that an object is i now or, if that is nil, gone. l.mu is held.
-func (l *ledger) note(o object, i *item) {
+// note takes in that an object is i now or, if that is nil, gone; and whether Files
+// has it so. l.mu is held.
+func (l *ledger) note(o object, i *item, saved bool) {
 	var value any
-	var content stored
+	var content []byte
 	if i != nil {
-		value, content = i.value, stored{i.uid, i.raw}
+		value, content = i.value, i.content
 	}
 	if len(l.news) == 0 {
 		l.since = time.Now()
 	}
 	l.news[o] = value
 	l.noted++
-	if l.files != nil {
+	if l.files != nil && !saved {
 		l.unsaved[o] = content
 	}
 	l.wake()
@@ -132,10 +135,16 @@ func (l *ledger) run(ctx context.Context, publish func(source.Update)) error {
 		if !l.confirm(ctx) {
 			again.Reset(confirmAgain)
 		}
-		u, upTo, ok := l.take(time.Since(start) >= patience)
-		if !ok {
-			continue
-		}
+		l.next(time.Since(start) >= patience, publish)
+	}
+}
+
+// next publishes what there is to be published.
+func (l *ledger) next(late bool, publish func(source.Update)) {
+	if l.missing(late) {
+		l.recall(publish)
+	}
+	if u, upTo, ok := l.take(late); ok {
 		l.saveFirst()
 		publish(u)
 		l.reached(upTo)
@@ -159,6 +168,17 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 	l.differs(u)
 	l.give(&u)
 	return u, l.noted, true
+}
+
+// takeFull is takePart when enough has gathered.
+func (l *ledger) takeFull() (u source.Update, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.news) < part {
+		return u, false
+	}
+	u, _, ok = l.takePart(nil)
+	return u, ok
 }
 
 // takePart is take while not enough is known to be published as a world: it says
@@ -207,7 +227,7 @@ func (l *ledger) say(faults []api.Problem) {
 func (l *ledger) mayBegin(away bool) bool {
 	for _, m := range l.mirrors {
 		if !m.listed {
-			return away && !l.restored.IsZero()
+			return away && !l.restored.IsZero() && len(l.earlier) == 0
 		}
 	}
 	return true

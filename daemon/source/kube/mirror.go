@@ -116,6 +116,7 @@ func (m *mirror) Replace(list []any, at string) error {
 		}
 	}
 	m.listed = true
+	m.ledger.unheard(m.name)
 	m.ledger.wake()
 	return nil
 }
@@ -143,6 +144,9 @@ func (m *mirror) put(i *item) {
 	} else {
 		delete(m.problems, i.Name)
 	}
+	o := object{m.name, i.Name}
+	sum, waits := m.ledger.earlier[o]
+	delete(m.ledger.earlier, o)
 	old, known := m.entries[i.Name]
 	if m.name == policyKind {
 		delete(m.ledger.withdrawn, i.Name)
@@ -162,7 +166,7 @@ func (m *mirror) put(i *item) {
 		delete(m.ends, n.Name)
 	}
 	if other := m.twin(i.Name); other == nil || other.whole {
-		m.ledger.note(object{m.name, i.Name}, i)
+		m.ledger.note(o, i, waits && sum == i.sum)
 	}
 }
 
@@ -190,9 +194,9 @@ func (m *mirror) forget(name policy.Name) {
 	other := m.twin(name)
 	switch {
 	case other == nil:
-		m.ledger.note(object{m.name, name}, nil)
+		m.ledger.note(object{m.name, name}, nil, false)
 	case other.whole: // until now this one stood for the name
-		m.ledger.note(object{m.name, name}, other.kept[name])
+		m.ledger.note(object{m.name, name}, other.kept[name], false)
 	}
 }
 

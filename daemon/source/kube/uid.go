@@ -48,3 +48,6 @@ func digestOf(parts ...[]byte) digest {
 }
 
 func (d digest) first() []byte { return d[:8] }
+
+// sumOf tells contents apart.
+func sumOf(content []byte) uint64 { return binary.BigEndian.Uint64(digestOf(content).first()) }
