@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// patience is how long the API server may take to be read at the start, before
-	// what an earlier run stored counts.
-	patience = 5 * time.Second
+	// patience is how long the API server may say nothing at the start, and atLongest
+	// how long it may take to be read, before what an earlier run stored counts.
+	patience  = 5 * time.Second
+	atLongest = 30 * time.Second
 	// confirmAgain is how soon a question that got no answer is asked again.
 	confirmAgain = time.Second
 	// part is how many objects may gather at the start before they are published.
@@ -42,6 +43,7 @@ type ledger struct {
 	since            time.Time            // of the oldest news
 	withdrawn        map[policy.Name]bool // NetworkPolicies that are gone, if their namespaces are not terminating
 	asked            time.Time            // when it was tried to find that out, in vain
+	listing          time.Time            // when an object of a list came last
 	begun            bool                 // something that says anything was published
 	parts            bool                 // so were objects, before or since
 	restored         time.Time            // when what was restored had been stored; zero if nothing was
@@ -130,13 +132,22 @@ func (l *ledger) run(ctx context.Context, publish func(source.Update)) error {
 			return nil
 		case <-l.kick: // there may be news
 		case <-late.C: // what was stored may have to do
+			late.Reset(time.Second) // or a second later
 		case <-again.C: // a question had no answer
 		}
 		if !l.confirm(ctx) {
 			again.Reset(confirmAgain)
 		}
-		l.next(time.Since(start) >= patience, publish)
+		l.next(l.late(start, time.Now()), publish)
 	}
+}
+
+// late reports whether the API server, which has been read since start, was given
+// time enough.
+func (l *ledger) late(start, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return now.Sub(start) >= patience && now.Sub(l.listing) >= patience || now.Sub(start) >= atLongest
 }
 
 // next publishes what there is to be published.

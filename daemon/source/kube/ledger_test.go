@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	netv1 "k8s.io/api/networking/v1"
@@ -334,6 +335,27 @@ func TestParts(t *testing.T) {
 	}
 	if n := len(d.current.Pods); n != 2*part+9 {
 		t.Errorf("%d pods are current, want %d", n, 2*part+9)
+	}
+}
+
+// The API server has time while it is heard, but not for ever.
+func TestPatience(t *testing.T) {
+	d := newDesk(t, newMemory())
+	start := time.Now()
+	for _, tt := range []struct {
+		after, quiet time.Duration
+		want         bool
+	}{
+		{4 * time.Second, 4 * time.Second, false},
+		{5 * time.Second, 5 * time.Second, true},
+		{20 * time.Second, time.Second, false},
+		{20 * time.Second, 5 * time.Second, true},
+		{30 * time.Second, 0, true},
+	} {
+		d.listing = start.Add(tt.after - tt.quiet)
+		if got := d.late(start, start.Add(tt.after)); got != tt.want {
+			t.Errorf("%s after the start, with nothing heard for %s: late is %v", tt.after, tt.quiet, got)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
@@ -48,6 +49,7 @@ func (m *mirror) Transformer() cache.TransformFunc {
 		m.ledger.mu.Lock()
 		defer m.ledger.mu.Unlock()
 		m.put(i)
+		m.ledger.listing = time.Now()
 		return stub{i.Name}, nil
 	}
 }
