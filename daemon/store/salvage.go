@@ -54,36 +54,45 @@ func (d *damage) kept() string {
 	return fmt.Sprintf("%d values were kept, %d put into quarantine", len(d.values), len(d.bad))
 }
 
-// verify reads everything once. If anything is wrong, its error is a *damage
-// that holds the rest.
+// verify reads everything. If anything is wrong, its error is a *damage that holds
+// the rest.
 func (s *Store) verify() error {
-	d := &damage{}
-	var wrong []string
-	err := s.view("check tables", func(t *txn) error {
-		d.boot = t.head.Boot
-		for _, table := range []string{attachments, files} {
-			before := len(d.bad)
-			sum, err := t.collect(table, d)
-			if err != nil {
-				return err
-			}
-			for _, f := range d.bad[before:] {
-				wrong = append(wrong, f.String())
-			}
-			if want := t.head.Tables[table]; sum != want {
-				wrong = append(wrong, fmt.Sprintf("%s: of %d values that were stored last, %d were found, not all of them the last", table, want.Count, sum.Count))
-			}
+	var d *damage
+	err := s.view("check tables", func(t *txn) (err error) {
+		// As a rule nothing is wrong, and need not be held.
+		if d, err = t.check(false); err == nil && d.text != "" {
+			d, err = t.check(true)
 		}
-		if t.tx.Bucket([]byte(quarantine)) == nil {
-			return damaged("no bucket %s", quarantine)
-		}
-		return nil
+		return err
 	})
-	if err != nil || len(wrong) == 0 {
+	if err != nil || d.text == "" {
 		return err
 	}
-	d.text = strings.Join(wrong, "; ")
 	return d
+}
+
+// check reads everything and says what is wrong, with or without the values.
+func (t *txn) check(hold bool) (*damage, error) {
+	d := &damage{boot: t.head.Boot}
+	var wrong []string
+	for _, table := range []string{attachments, files} {
+		before := len(d.bad)
+		sum, err := t.collect(table, d, hold)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range d.bad[before:] {
+			wrong = append(wrong, f.String())
+		}
+		if want := t.head.Tables[table]; sum != want {
+			wrong = append(wrong, fmt.Sprintf("%s: of %d values that were stored last, %d were found, not all of them the last", table, want.Count, sum.Count))
+		}
+	}
+	if t.tx.Bucket([]byte(quarantine)) == nil {
+		return nil, damaged("no bucket %s", quarantine)
+	}
+	d.text = strings.Join(wrong, "; ")
+	return d, nil
 }
 
 func (f find) String() string {
@@ -93,27 +102,30 @@ func (f find) String() string {
 	return fmt.Sprintf("%s: %q: %v", f.table, f.key, f.err)
 }
 
-// collect adds the values of a table to d, and returns the tally of the good
-// ones.
-func (t *txn) collect(table string, d *damage) (tally, error) {
+// collect adds the bad values of a table to d, and the good ones if they are to be
+// held, and returns the tally of the good ones.
+func (t *txn) collect(table string, d *damage, hold bool) (tally, error) {
 	b := t.tx.Bucket([]byte(table))
 	if b == nil {
 		return tally{}, damaged("no bucket %s", table)
 	}
 	var sum tally
 	err := b.ForEach(func(key, stored []byte) error {
-		if f := look(table, key, stored); f.err == nil {
-			d.values = append(d.values, f)
-			sum = sum.with(stored)
-		} else {
-			d.bad = append(d.bad, f)
+		f := look(table, key, stored)
+		switch {
+		case f.err != nil:
+			d.bad = append(d.bad, f.clone())
+			return nil
+		case hold:
+			d.values = append(d.values, f.clone())
 		}
+		sum = sum.with(stored)
 		return nil
 	})
 	return sum, err
 }
 
-// look reads one stored value.
+// look reads one stored value. What it returns is part of the file.
 func look(table string, key, stored []byte) find {
 	value, err := unseal(table, key, stored)
 	if err == nil && table == attachments {
@@ -122,8 +134,11 @@ func look(table string, key, stored []byte) find {
 	if err != nil {
 		value = stored
 	}
-	return find{table, bytes.Clone(key), bytes.Clone(value), err}
+	return find{table, key, value, err}
 }
+
+// clone is f in memory of its own.
+func (f find) clone() find { return find{f.table, bytes.Clone(f.key), bytes.Clone(f.value), f.err} }
 
 // errGone says that the file to replace is not there any more.
 var errGone = errors.New("replaced by another process")

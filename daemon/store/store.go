@@ -203,7 +203,6 @@ func (s *Store) Files() (map[string][]byte, error) {
 // may write to the store: what it writes to names that are still to come may be
 // visited or not.
 func (s *Store) EachFile(prefix string, visit func(name string, content []byte) error) error {
-	defer s.unmap()
 	for next := prefix; ; {
 		var names []string
 		var contents [][]byte
@@ -216,7 +215,7 @@ func (s *Store) EachFile(prefix string, visit func(name string, content []byte) 
 				return true
 			})
 		})
-		if err != nil || len(names) == 0 {
+		if s.unmap(); err != nil || len(names) == 0 {
 			return err
 		}
 		for i, name := range names {
