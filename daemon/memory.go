@@ -15,7 +15,7 @@ const (
 	garbage = 40
 	// What reading a cluster took is given back when this long has passed since the
 	// daemon was ready, and what other peaks took each time that the second has.
-	trimFirst, trimEvery = 3 * time.Second, time.Minute
+	trimFirst, trimEvery = 3 * time.Second, 20 * time.Second
 	// spare is how much is not worth the trouble.
 	spare = 4 << 20
 )
@@ -40,6 +40,7 @@ func (d *daemon) trim(ctx context.Context) error {
 			return nil
 		case <-next.C: // there may be some
 		}
+		d.store.Unmap()
 		if held() > kept+spare {
 			debug.FreeOSMemory()
 			kept = held()

@@ -107,7 +107,7 @@ func (s *Store) start(fi fs.FileInfo, isNew bool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer s.unmap()
+	defer s.Unmap()
 	return s.load(found.tx)
 }
 

@@ -215,7 +215,7 @@ func (s *Store) EachFile(prefix string, visit func(name string, content []byte) 
 				return true
 			})
 		})
-		if s.unmap(); err != nil || len(names) == 0 {
+		if s.Unmap(); err != nil || len(names) == 0 {
 			return err
 		}
 		for i, name := range names {
@@ -234,7 +234,7 @@ func (s *Store) SaveFiles(contents map[string][]byte) error {
 		return nil
 	}
 	if len(contents) >= many {
-		defer s.unmap()
+		defer s.Unmap()
 	}
 	return s.update(fmt.Sprintf("write %d files", len(contents)), func(t *txn) error {
 		for name, content := range contents {

@@ -6,10 +6,10 @@ import "golang.org/x/sys/unix"
 // letting go of it.
 const many = 500
 
-// unmap lets go of the pages of the file that were touched. bbolt maps the file, and
+// Unmap lets go of the pages of the file that were touched. bbolt maps the file, and
 // what it has looked at counts as this process' memory from then on. It stays in the
 // kernel's cache, from where it comes back page by page when it is looked at again.
-func (s *Store) unmap() {
+func (s *Store) Unmap() {
 	_ = s.view("let go of pages", func(t *txn) error { // if it fails, nothing is lost but memory
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, s.db.Info().Data, uintptr(t.tx.Size()), unix.MADV_DONTNEED)
 		return nil
