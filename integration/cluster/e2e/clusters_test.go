@@ -42,6 +42,7 @@ func TestIPv4(t *testing.T) {
 func TestIPTables(t *testing.T) {
 	judge(t, config(cluster.Config{Proxy: "iptables", Containerd: cluster.Containerd2, CNIVersion: "1.1.0"}),
 		suite{name: "services", run: services},
+		suite{name: "cyclonus", run: cyclonus},
 		suite{name: "race", run: race},
 		suite{name: "runtime restart", run: runtimeRestart},
 		suite{name: "netpol", run: netpol, long: true},
@@ -59,13 +60,10 @@ func TestDualStack(t *testing.T) {
 
 // TestIPv6 is a cluster without the other family.
 func TestIPv6(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs in make e2e-full")
-	}
 	judge(t, config(cluster.Config{Families: []cluster.Family{cluster.IPv6}}),
 		suite{name: "services", run: services},
 		suite{name: "race", run: race},
-		suite{name: "netpol", run: netpol},
+		suite{name: "netpol", run: netpol, long: true},
 	)
 }
 

@@ -5,7 +5,8 @@
 //
 // A row is a suite on a cluster: a test directly below a top-level one. Its cases
 // are the tests below it that have none below themselves. A top-level test that
-// never came to its suites is a row too.
+// never came to its suites is a row too. So is each package of the product that has
+// tests with an API server alone.
 //
 // # Contract
 //
@@ -22,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -67,8 +69,16 @@ func run(in io.Reader, out, log io.Writer, junit string) error {
 
 // An event is a line of go test -json; see go doc test2json.
 type event struct {
-	Action, Test, Output string
-	Elapsed              float64
+	Action, Package, Test, Output string
+	Elapsed                       float64
+}
+
+// place puts a test of the product where a cluster's would be.
+func (e event) place() string {
+	if name := path.Base(e.Package); e.Package != "" && name != "e2e" {
+		return "TestWithoutNodes/" + name + "/" + e.Test
+	}
+	return e.Test
 }
 
 // A result is what became of one test.
@@ -95,13 +105,14 @@ func (r *results) add(e event, log io.Writer) {
 		r.died = r.died || e.Action == "fail"
 		return
 	}
-	t := r.cases[e.Test]
+	name := e.place()
+	t := r.cases[name]
 	if t == nil {
-		t = &result{name: e.Test}
-		r.cases[e.Test] = t
-		r.order = append(r.order, e.Test)
-		if i := strings.LastIndex(e.Test, "/"); i >= 0 && r.cases[e.Test[:i]] != nil {
-			r.cases[e.Test[:i]].parent = true
+		t = &result{name: name}
+		r.cases[name] = t
+		r.order = append(r.order, name)
+		if i := strings.LastIndex(name, "/"); i >= 0 && r.cases[name[:i]] != nil {
+			r.cases[name[:i]].parent = true
 		}
 	}
 	switch e.Action {
@@ -138,8 +149,11 @@ func (r *results) rows() []*row {
 			byName[suite] = w
 			all = append(all, w)
 		}
-		if len(parts) <= 2 {
+		switch {
+		case len(parts) <= 2:
 			w.took = t.took
+		case r.cases[strings.Join(parts[:2], "/")] == nil && !strings.Contains(parts[2], "/"):
+			w.took += t.took // the suite is a package, and no test of its own
 		}
 		if !t.parent || r.failedAlone(name) {
 			w.count(t)
@@ -170,11 +184,11 @@ func (w *row) count(t *result) {
 	}
 }
 
-var place = regexp.MustCompile(`(?m)^\s+\S+\.go:\d+: (.*)$`)
+var told = regexp.MustCompile(`(?m)^\s+\S+\.go:\d+: (.*)$`)
 
 // reason is what a test said when it was skipped.
 func (t *result) reason() string {
-	if m := place.FindStringSubmatch(t.output.String()); m != nil {
+	if m := told.FindStringSubmatch(t.output.String()); m != nil {
 		return m[1]
 	}
 	return "no reason given"

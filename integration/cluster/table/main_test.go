@@ -45,6 +45,15 @@ func TestTable(t *testing.T) {
 			{"Action":"run","Test":"TestIPv4/race/IPv4"}
 			{"Action":"fail"}`,
 			"| IPv4 race | 1 | 0 | 1 | 0 | 0.0 |", false},
+		{"a package of the product is a row", `
+			{"Action":"run","Package":"podwall/daemon/source/kube","Test":"TestWatch"}
+			{"Action":"run","Package":"podwall/daemon/source/kube","Test":"TestWatch/gone"}
+			{"Action":"pass","Package":"podwall/daemon/source/kube","Test":"TestWatch/gone","Elapsed":5}
+			{"Action":"pass","Package":"podwall/daemon/source/kube","Test":"TestWatch","Elapsed":6}
+			{"Action":"run","Package":"podwall/daemon/source/kube","Test":"TestPatience"}
+			{"Action":"pass","Package":"podwall/daemon/source/kube","Test":"TestPatience","Elapsed":6}
+			{"Action":"pass","Package":"podwall/daemon/source/kube"}`,
+			"| WithoutNodes kube | 2 | 2 | 0 | 0 | 0.2 |", true},
 		{"no test at all is not well", ``, "|---|---|---|---|---|---|", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
