@@ -68,7 +68,7 @@ test: setup build .cache/kustomize ## run every test, as root; the last line say
 
 CLUSTER_TOOLS := containerd:containerd runc:runc busybox:busybox-static
 
-e2e: build image ## judge podwall on real Kubernetes clusters, the short form (up to 35 min)
+e2e: build image ## judge podwall on real Kubernetes clusters, the short form (30 min, the first time 50)
 	@.ci/setup $(TOOLS) $(CLUSTER_TOOLS)
 	@.ci/e2e -short
 

@@ -109,7 +109,7 @@ func TestThreatModelNamesEveryAttack(t *testing.T) {
 }
 
 // others are the folders of the page's other tests.
-var others = []string{"../faults", "../neighbours", "..", "../../daemon/probe"}
+var others = []string{"../faults", "../neighbours", "..", "../../daemon/probe", "../../daemon/events"}
 
 // Wherever the page names a test, in a table or beside it, there is one.
 func TestThreatModelNamesTestsThatExist(t *testing.T) {

@@ -34,7 +34,7 @@ func cyclonus(t *testing.T, c *cluster.Cluster) {
 	}
 	report := filepath.Join(c.Logs(), "cyclonus.xml")
 	cmd := c.Control.Command(t.Context(), "cyclonus", "generate", "--include="+tags, "--exclude=sctp", "--server-protocol=TCP,UDP",
-		"--destination-type=service-ip", "--ignore-loopback", "--perturbation-wait-seconds=2", "--job-timeout-seconds=2", "--cleanup-namespaces", "--junit-results-file="+report)
+		"--destination-type=pod-ip", "--ignore-loopback", "--perturbation-wait-seconds=2", "--job-timeout-seconds=2", "--cleanup-namespaces", "--junit-results-file="+report)
 	cmd.Env = append(cmd.Env, "KUBECONFIG="+c.Kubeconfig())
 	log, err := os.Create(filepath.Join(c.Logs(), "cyclonus.log"))
 	if err != nil {
