@@ -161,7 +161,7 @@ func trickle(ctx context.Context, from, to *lab.Sandbox) (stop func() (sent, los
 				sent++
 			}
 		}
-		time.Sleep(100 * time.Millisecond) // what is on its way arrives
+		time.Sleep(time.Second) // what is on its way arrives, and is read
 		_ = in.Close()                     // ends the receiver
 	})
 	both.Go(func() {
