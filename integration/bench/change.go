@@ -162,7 +162,7 @@ func trickle(ctx context.Context, from, to *lab.Sandbox) (stop func() (sent, los
 			}
 		}
 		time.Sleep(time.Second) // what is on its way arrives, and is read
-		_ = in.Close()                     // ends the receiver
+		_ = in.Close()          // ends the receiver
 	})
 	both.Go(func() {
 		buf := make([]byte, 64)
