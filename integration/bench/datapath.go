@@ -230,7 +230,7 @@ func (b *bench) compare(ctx context.Context, s *site, c comparison) error {
 	runtime.GC()
 	p := pairing{load: c.load(), a: s.subjects[c.a], b: s.subjects[c.b], precision: c.precision, pairs: 15}
 	if c.precision < precision {
-		p.pairs = 120
+		p.pairs = 100
 	}
 	got, rate, err := p.ratio(ctx)
 	if err != nil {
