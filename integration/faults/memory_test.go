@@ -78,9 +78,10 @@ func (g group) write(t testing.TB, name, value string) {
 	must(t, os.WriteFile(filepath.Join(g.dir, name), []byte(value), 0))
 }
 
-// before lets a program run in the group.
+// before lets a program run in the group, and collect its garbage at once: what it
+// holds before the sets come has to fit.
 func (g group) before() []string {
-	return []string{"sh", "-c", `echo $$ >` + filepath.Join(g.dir, "cgroup.procs") + `; exec "$@"`, "sh"}
+	return []string{"sh", "-c", `echo $$ >` + filepath.Join(g.dir, "cgroup.procs") + `; GOGC=50 exec "$@"`, "sh"}
 }
 
 // crowd adds pods that share the policies of shop.
