@@ -44,13 +44,16 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ad.Abort()
+	if err := <-ad.durable; err != nil {
+		t.Fatal(err)
+	}
 	if err := b.Keep("net", []api.Key{records[0].Key, {ContainerID: "x", Interface: "eth0"}}); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"a", "c", "d", "of-web"}, b.keys()); diff != "" {
 		t.Errorf("attachments that are kept (-want +got):\n%s", diff)
 	}
-	if b.store.has(records[1].Key) || len(b.store.all()) != 3 {
+	if b.store.has(records[1].Key) || len(b.store.all()) != 4 {
 		t.Errorf("the store holds %d records, want all but b's", len(b.store.all()))
 	}
 }
