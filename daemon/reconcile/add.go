@@ -113,6 +113,27 @@ func (k *Keeper) vacate(r store.Record) error {
 	return k.drop(other)
 }
 
+// forgetGone forgets an attachment that has r's interface by its number, and whose
+// namespace is gone.
+func (k *Keeper) forgetGone(r store.Record) {
+	k.mu.Lock()
+	other := k.occupant(r)
+	here := other == nil || other.adding // what is being added has been seen
+	k.mu.Unlock()
+	if here {
+		return
+	}
+	netns, err := k.open(other)
+	switch {
+	case err == nil:
+		_ = netns.Close()
+	case errors.Is(err, errOtherNetns):
+		if err := k.drop(other); err != nil {
+			k.Log.Error("forget an attachment whose namespace is gone", "attachment", other.record.Key.String(), "error", err)
+		}
+	}
+}
+
 // occupant returns the attachment of another container that has r's interface, if
 // there is one. k.mu is held.
 func (k *Keeper) occupant(r store.Record) *attachment {
@@ -223,8 +244,10 @@ func (ad *Adding) Abort() {
 
 // Adopt takes over an attachment that was there before podwall: the next round
 // installs its rules. One that is known already stays as it is, and so does one
-// that has the same interface.
+// that has the same interface, if it is still there: the kernel gives a namespace
+// the number of one that is gone.
 func (k *Keeper) Adopt(r store.Record) bool {
+	k.forgetGone(r)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.attachments[r.Key] != nil || k.occupant(r) != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -358,6 +359,30 @@ func TestPathThatLeadsElsewhere(t *testing.T) {
 				t.Errorf("%d descriptors are kept after DEL", n)
 			}
 		})
+	}
+}
+
+// A namespace may have the number of one that is gone, whose attachment nobody has
+// deleted: that attachment keeps no pod from being adopted.
+func TestAdoptWhereANumberComesAgain(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	a := pod(ns, "web", "10.0.0.2")
+	id, err := NetnsIDOf(fd(t, ns))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := attached('a', "gone", "")
+	gone.NetnsID, gone.Netns = id, filepath.Join(t.TempDir(), "gone")
+	b.Restore([]store.Record{gone})
+	if !b.Adopt(store.Record{Attachment: a, NetnsID: id}) {
+		t.Error("it is not adopted")
+	}
+	if b.Knows(gone.Key) || !b.Knows(a.Key) {
+		t.Errorf("known are %v, want the adopted one", b.keys())
+	}
+	if other := attached('b', "other", ""); b.Adopt(store.Record{Attachment: other.Attachment, NetnsID: id}) {
+		t.Error("an interface was adopted under a second name")
 	}
 }
 

@@ -32,16 +32,17 @@ func ambush(t *testing.T, c *cluster.Cluster) {
 			for i := 0; i < n && !t.Failed(); i += abreast {
 				s := newScene(t, c, fmt.Sprintf("ambush-%s-%d", strings.ToLower(string(f)), i))
 				s.isolate(t, "closed")
-				s.lieInWait(t, f)
+				sweepers := s.lieInWait(t, f)
 				s.walkInto(t)
+				s.must(s.Delete(t.Context(), strings.Join(sweepers, "\n---\n"))) // the next suite's pods get these addresses
 			}
 		})
 	}
 }
 
 // lieInWait starts a pod on each node that sends to the addresses that both nodes
-// will give next.
-func (s *scene) lieInWait(t *testing.T, f cluster.Family) {
+// will give next, and returns their manifests.
+func (s *scene) lieInWait(t *testing.T, f cluster.Family) (manifests []string) {
 	t.Helper()
 	var markers, sweepers []cluster.Pod
 	var targets []string
@@ -62,7 +63,7 @@ func (s *scene) lieInWait(t *testing.T, f cluster.Family) {
 	for _, n := range s.Nodes {
 		p := s.pod("sweeper-"+n.Name, n.Name, nil)
 		p.Args = append([]string{"sweep", p.Name}, targets...)
-		sweepers = append(sweepers, p)
+		sweepers, manifests = append(sweepers, p), append(manifests, p.Manifest())
 	}
 	s.must(s.Pods(t.Context(), sweepers...))
 	for i, n := range s.Nodes {
@@ -70,6 +71,7 @@ func (s *scene) lieInWait(t *testing.T, f cluster.Family) {
 		s.must(err)
 		s.must(n.Script(t.Context(), impatient))
 	}
+	return manifests
 }
 
 // impatient has who looks for an address ask every 20 ms whether somebody has it
