@@ -9,7 +9,7 @@ import (
 // How first sends.
 const (
 	firstFor   = 1500 * time.Millisecond
-	firstLimit = 10 * time.Second // for the answer of the allowed target
+	firstLimit = 20 * time.Second // for the answer of the allowed target, whose node may be exchanging its podwalld: TCP asks after 1, 3, 7 and 15 s
 	sweepEvery = 2 * time.Millisecond
 	floodEvery = 5 * time.Millisecond
 	askEvery   = 20 * time.Millisecond
