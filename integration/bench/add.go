@@ -138,7 +138,7 @@ func (b *bench) oneByOne(ctx context.Context, n *lab.Node, m *meter) error {
 
 // addCosts is what stands against podwall's target beside a plugin that does nothing.
 const addCosts = `the kernel's transaction by itself takes as long as the no-op plugin and more, see "at least: a no-op plugin and the
-transaction". Half of it is the message that the kernel writes about each address of a new set while anybody on the node listens to
+transaction". More than a quarter of it is the message that the kernel writes about each address of a new set while anybody on the node listens to
 nftables, as podwalld does to hear of tampering.`
 
 // leastADD measures what no plugin that installs the rules can go below: a process

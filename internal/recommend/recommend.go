@@ -122,7 +122,7 @@ func otherEnd(k flowKey) flowKey {
 
 // Of recommends policies. Without any, Policies is empty and Notes say why.
 func Of(e evidence.Evidence, o Options) Recommendation {
-	w := newWriter(&e, o)
+	w := newWriter(&e)
 	accepted, dropped := o.split(&e)
 	if len(accepted) == 0 {
 		return w.recommendation()

@@ -41,7 +41,7 @@ type line struct {
 	said  []string
 }
 
-func newWriter(e *evidence.Evidence, _ Options) *writer {
+func newWriter(e *evidence.Evidence) *writer {
 	w := &writer{e: e, stage: e.Stage(policy.Change{}), of: map[string]*subject{}, byRef: map[ruleset.Ref]*subject{}, left: map[flowKey]bool{}}
 	w.out = Recommendation{Node: e.Node, Policies: []Policy{}, Left: []string{}, Notes: []string{}, left: w.left}
 	for p := range w.stage.World.Pods() {
