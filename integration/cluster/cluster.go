@@ -50,7 +50,7 @@ func Up(ctx context.Context, config Config) (*Cluster, error) {
 	c := &Cluster{Config: config, tools: tools, name: fmt.Sprintf("%s-%d", time.Now().Format("150405"), os.Getpid()),
 		places: make(map[string]place)}
 	if err := c.up(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("cluster up: %w (logs in %s)", err, c.Logs()), c.KeepLogs(), c.Down())
+		return nil, errors.Join(fmt.Errorf("cluster up: %w (logs in %s)", err, c.Logs()), c.KeepLogs(ctx, "up"), c.Down())
 	}
 	return c, nil
 }
@@ -128,14 +128,20 @@ func (c *Cluster) Down() error {
 	return errors.Join(append(errs, os.RemoveAll(c.dir()))...)
 }
 
-// KeepLogs adds the logs of all pods to those of the cluster's programs.
-func (c *Cluster) KeepLogs() error {
-	var errs []error
+// KeepLogs adds the logs of the pods there are, and the Events, to those of the
+// cluster's programs, below the name of an occasion.
+func (c *Cluster) KeepLogs(ctx context.Context, occasion string) error {
+	dir := filepath.Join(c.Logs(), occasion)
+	errs := []error{os.MkdirAll(dir, 0o755)}
 	for _, n := range c.Nodes {
 		pods := filepath.Join(n.disk, "/var/log/pods")
 		if _, err := os.Stat(pods); err == nil {
-			errs = append(errs, os.CopyFS(filepath.Join(c.Logs(), n.Name+"-pods"), os.DirFS(pods)))
+			errs = append(errs, os.CopyFS(filepath.Join(dir, n.Name+"-pods"), os.DirFS(pods)))
 		}
+	}
+	if c.Control != nil && c.Control.Running("apiserver") {
+		events, err := c.Kubectl(ctx, "get", "events", "-A", "--sort-by=.metadata.creationTimestamp", "-o", "yaml")
+		errs = append(errs, err, os.WriteFile(filepath.Join(dir, "events.yaml"), []byte(events), 0o644))
 	}
 	return errors.Join(errs...)
 }

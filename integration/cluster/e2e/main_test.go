@@ -61,9 +61,7 @@ func judge(t *testing.T, config cluster.Config, suites ...suite) {
 	t.Logf("%v; logs in %s", c, c.Logs())
 	t.Cleanup(func() {
 		if t.Failed() {
-			if err := c.KeepLogs(); err != nil {
-				t.Error(err)
-			}
+			t.Logf("logs are kept in %s", c.Logs())
 		} else if err := os.RemoveAll(c.Logs()); err != nil {
 			t.Error(err)
 		}
@@ -73,7 +71,21 @@ func judge(t *testing.T, config cluster.Config, suites ...suite) {
 	})
 	for _, s := range suites {
 		if !s.long || !testing.Short() {
-			t.Run(s.name, func(t *testing.T) { s.run(t, c) })
+			t.Run(s.name, func(t *testing.T) {
+				t.Cleanup(func() { keepLogs(t, c, s.name) })
+				s.run(t, c)
+			})
 		}
+	}
+}
+
+// keepLogs keeps the pods' logs if the suite failed, before the next one's pods
+// take their place.
+func keepLogs(t *testing.T, c *cluster.Cluster, suite string) {
+	if !t.Failed() {
+		return
+	}
+	if err := c.KeepLogs(context.Background(), suite); err != nil {
+		t.Error(err)
 	}
 }
