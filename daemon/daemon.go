@@ -282,6 +282,7 @@ func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
 // takes CAP_NET_BROADCAST) the sweep finds that, some seconds later.
 func (d *daemon) listen(ctx context.Context) error {
 	if err := tamper.Watch(ctx, d.heard); err != nil {
+		d.keeper.Deafen()
 		d.log.Warn("changes by others are noticed by the sweep only", "error", err)
 	}
 	return nil

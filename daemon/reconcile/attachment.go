@@ -29,13 +29,15 @@ type attachment struct {
 	devices  bool   // somebody changed a device in the namespace
 	stray    string // what became of its device, while it is not what it was
 	listens  bool   // changes in the namespace are heard, by the id space
-	space    int32
-	firewall *policy.Firewall // that its rule set was last taken from
-	known    *nft.Known
-	notice   notice       // what the rules, where they stand, do not keep
-	said     string       // of the notice, in the log
-	applied  uint64       // the version whose rules stand
-	stored   store.Record // what the store holds of it; zero if nothing
+	// sameSince says that its device was seen to be the same since they are.
+	sameSince bool
+	space     int32
+	firewall  *policy.Firewall // that its rule set was last taken from
+	known     *nft.Known
+	notice    notice       // what the rules, where they stand, do not keep
+	said      string       // of the notice, in the log
+	applied   uint64       // the version whose rules stand
+	stored    store.Record // what the store holds of it; zero if nothing
 	// netns is the namespace, where record.Netns does not lead to it from here.
 	netns *os.File
 

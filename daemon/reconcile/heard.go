@@ -14,9 +14,9 @@ import (
 // the sweep finds them.
 func (k *Keeper) listen(a *attachment, netns int) {
 	k.mu.Lock()
-	listens := a.listens || k.Kernel.NamespaceID == nil
+	done := a.listens || k.deaf || k.Kernel.NamespaceID == nil
 	k.mu.Unlock()
-	if listens {
+	if done {
 		return
 	}
 	id, err := k.Kernel.NamespaceID(netns)
@@ -26,7 +26,17 @@ func (k *Keeper) listen(a *attachment, netns int) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	a.listens, a.space = true, id
+	a.listens, a.space = !k.deaf, id
+}
+
+// Deafen says that nothing that happens in namespaces will be heard any more.
+func (k *Keeper) Deafen() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.deaf = true
+	for _, a := range k.attachments {
+		a.listens = false
+	}
 }
 
 // Heard takes note of a change in some namespace. If it is one of an
@@ -60,13 +70,15 @@ func (k *Keeper) Heard(e tamper.Event) {
 // would not. So is one that has another name, or is gone. The error says what was
 // attached and what became of it; that it is back is said once.
 //
-// After a change of a device it looks for those that take its packets.
+// It asks the kernel only if no answer holds: none since changes in the namespace
+// are heard, or one before the last that was. After a change of a device it looks
+// for those that take its packets.
 func (k *Keeper) sameDevice(a *attachment, netns int) (int, error) {
 	k.mu.Lock()
-	known, stray, heard := a.record.Index, a.stray, a.devices
-	a.devices = false
+	known, stray, heard, holds := a.record.Index, a.stray, a.devices, a.listens && a.sameSince && !a.devices
+	a.devices, a.sameSince = false, holds
 	k.mu.Unlock()
-	if k.Kernel.Index == nil {
+	if k.Kernel.Index == nil || holds {
 		return known, nil
 	}
 	index, err := k.Kernel.Index(netns, a.record.Interface)
@@ -81,7 +93,7 @@ func (k *Keeper) sameDevice(a *attachment, netns int) (int, error) {
 		return 0, err
 	}
 	k.mu.Lock()
-	a.stray = ""
+	a.stray, a.sameSince = "", a.listens
 	k.mu.Unlock()
 	if stray != "" {
 		k.Log.Warn("the attached device is what it was again", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "was", stray)

@@ -99,6 +99,7 @@ type Keeper struct {
 	protection         Protection
 	logging            ruleset.Logging
 	batch              *batch // that may still be joined; nil is a new one
+	deaf               bool   // nothing is heard from namespaces
 	digests            digests
 }
 

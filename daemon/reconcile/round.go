@@ -23,13 +23,14 @@ type job struct {
 	a       *attachment
 	rules   ruleset.RuleSet
 	version uint64
-	lists   *nft.Comparison // of the round; nil if there is none
-	written bool            // a moment ago, by the plugin: what the attachment knows needs no look
+	shared  *nft.Round // with the round's other jobs; nil if there is none
+	written bool       // a moment ago, by the plugin: what the attachment knows needs no look
 }
 
 // round brings every attachment to the present version.
 func (k *Keeper) round(ctx context.Context) {
-	jobs, version, ok := k.plan()
+	shared := &nft.Round{}
+	jobs, version, ok := k.plan(shared)
 	if !ok {
 		return // nothing is enforced before the source has spoken
 	}
@@ -44,6 +45,7 @@ func (k *Keeper) round(ctx context.Context) {
 		})
 	}
 	_ = g.Wait() // carryOut reports its own errors
+	shared.End()
 	if keys := k.unstored(jobs); len(keys) > 0 {
 		if err := k.persist(keys...); err != nil {
 			k.Log.Error("store what was applied", "error", err)
@@ -74,8 +76,9 @@ func (k *Keeper) unstored(jobs []job) []api.Key {
 }
 
 // plan compiles the rule sets of all attachments and returns those to look at:
-// the ones that differ from what stands, or where that is not known.
-func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
+// the ones that differ from what stands, or where that is not known. The jobs share
+// shared.
+func (k *Keeper) plan(shared *nft.Round) (jobs []job, version uint64, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.synced.IsZero() {
@@ -84,12 +87,11 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 	k.take()
 	k.digests.age()
 	var c comparison
-	lists := &nft.Comparison{}
 	for _, a := range k.attachments {
 		if a.adding {
 			continue // its own ADD brings it up to date
 		}
-		rs := k.compile(a)
+		rs := c.join(k.compile(a))
 		k.say(a)
 		if a.restored {
 			a.restored = false
@@ -103,7 +105,7 @@ func (k *Keeper) plan() (jobs []job, version uint64, ok bool) {
 			continue
 		}
 		a.look = false
-		jobs = append(jobs, job{a: a, rules: rs, version: k.version, lists: lists})
+		jobs = append(jobs, job{a: a, rules: rs, version: k.version, shared: shared})
 	}
 	return jobs, k.version, true
 }
@@ -156,11 +158,11 @@ func (k *Keeper) write(j job, netns int) (err error) {
 	}
 	defer func() { try.Err = err; k.Observer.Attempted(try) }()
 	defer func() { k.hear(a, netns) }()
+	k.listen(a, netns) // before it looks: what changes afterwards is heard
 	index, err := k.sameDevice(a, netns)
 	if err != nil {
 		return err
 	}
-	k.listen(a, netns)
 	if j.written && !j.rules.Owned && reflect.DeepEqual(last.Rules, j.rules) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -202,7 +204,7 @@ func (j job) compared(last *nft.Known, index int) *nft.Known {
 		return nil
 	}
 	with := *last // others may be reading it
-	with.Lists, with.Index = j.lists, index
+	with.Round, with.Index = j.shared, index
 	return &with
 }
 

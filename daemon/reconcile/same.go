@@ -12,7 +12,10 @@ import (
 // share their long lists of peers among many pods; each pair of lists is compared
 // once. The zero comparison has compared nothing; it is not for several
 // goroutines.
-type comparison struct{ lists map[pair]bool }
+type comparison struct {
+	lists  map[pair]bool
+	chains map[gist][][]ruleset.Tier // that join has met
+}
 
 type pair struct {
 	a, b *netip.Prefix // the first elements of two lists of one length
@@ -71,4 +74,44 @@ func (c *comparison) equal(as, bs []netip.Prefix) bool {
 		c.lists[p] = same
 	}
 	return same
+}
+
+// A gist is what lists of tiers are looked for by.
+type gist struct {
+	tiers, rules int
+	first        ruleset.Ref // of a policy
+}
+
+func gistOf(tiers []ruleset.Tier) gist {
+	g := gist{tiers: len(tiers)}
+	for _, t := range tiers {
+		if g.rules += len(t.Rules); g.first == (ruleset.Ref{}) && len(t.Selected) > 0 {
+			g.first = t.Selected[0]
+		}
+	}
+	return g
+}
+
+// join returns rs with the tiers of those joined before it where they are equal:
+// pods under the same policies have the same then, in memory too.
+func (c *comparison) join(rs ruleset.RuleSet) ruleset.RuleSet {
+	rs.Ingress.Tiers, rs.Egress.Tiers = c.joined(rs.Ingress.Tiers), c.joined(rs.Egress.Tiers)
+	return rs
+}
+
+func (c *comparison) joined(tiers []ruleset.Tier) []ruleset.Tier {
+	if len(tiers) == 0 {
+		return tiers
+	}
+	g := gistOf(tiers)
+	for _, other := range c.chains[g] {
+		if reflect.DeepEqual(c.share(tiers, other), other) {
+			return other
+		}
+	}
+	if c.chains == nil {
+		c.chains = map[gist][][]ruleset.Tier{}
+	}
+	c.chains[g] = append(c.chains[g], tiers)
+	return tiers
 }

@@ -36,7 +36,7 @@ func crowded(t testing.TB, local, remote int) *bench {
 
 // settleAll takes the rules that plan asks for as standing.
 func (b *bench) settleAll() (jobs int) {
-	list, _, _ := b.plan()
+	list, _, _ := b.plan(nil)
 	for _, j := range list {
 		b.enforced(j.a, nft.Known{Rules: j.rules}, j.version)
 	}

@@ -24,9 +24,9 @@ type Known struct {
 	// Others are the epochs of the namespace's other attachments, which this one
 	// must not take.
 	Others []ruleset.Epoch
-	// Lists, if it is set, is asked how lists of peers differ: for a caller that
-	// changes the rules of many attachments at once.
-	Lists *Comparison
+	// Round, if it is set, is what this call shares with those for other
+	// attachments.
+	Round *Round
 	// Index is the interface's, if the caller has just looked; 0 looks.
 	Index int
 
@@ -48,6 +48,11 @@ type Known struct {
 // rules before stand, unless the error came after the kernel had committed; a
 // caller that passes nil next time is right in either case.
 func Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) (now Known, wrote bool, err error) {
+	if last != nil && last.Index != 0 {
+		if now, done := last.Round.shift(netns, device{index: last.Index, name: iface}, &rs, last); done {
+			return now, true, nil
+		}
+	}
 	c, err := open(netns)
 	if err != nil {
 		return Known{}, false, fmt.Errorf("apply rules of %s: %w", iface, err)
@@ -90,17 +95,17 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 	if err != nil {
 		return Known{}, false, err
 	}
-	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others, Lists: was.lists}
+	now := Known{Rules: rs, Epoch: was.epoch, Generation: was.generation, Others: was.others, Round: was.round}
 	if !sure && now.Epoch != 0 { // in a new namespace there is nothing to compare
-		now.Found = was.differences(tables(now, iface), dev)
+		now.Found = was.differences(targets(now, iface), dev)
 	}
-	if now.Epoch == 0 || len(now.Found) > 0 || (sure && !rs.CoversBy(last.Rules, last.Lists.covers)) {
+	if now.Epoch == 0 || len(now.Found) > 0 || (sure && !rs.CoversBy(last.Rules, last.Round.covers)) {
 		if now.Epoch, err = nextEpoch(netns, was.epoch, was.others); err != nil {
 			return Known{}, false, err
 		}
 	}
-	now.Generation, now.second, err = commit(c, dev, was, tables(now, iface), rs.Owned)
-	now.Lists = nil // which are not to be kept
+	now.Generation, now.second, err = commit(c, dev, was, targets(now, iface), rs.Owned)
+	now.Round = nil // which are not to be kept
 	return now, now.Generation != was.generation, err
 }
 
@@ -122,18 +127,18 @@ func stands(c *nftables.Conn, rs ruleset.RuleSet, last *Known) (Known, bool, err
 		return Known{}, false, err
 	}
 	now := *last
-	now.Found, now.Lists, now.Index = nil, nil, 0
+	now.Found, now.Round, now.Index = nil, nil, 0
 	return now, true, nil
 }
 
 // commit turns what was read into want and returns the generation it ends in, and
 // which sets have their second edition then.
-func commit(c *nftables.Conn, dev device, was reading, want [len(families)]ruleset.Table, owned bool) (uint32, [len(families)]map[string]bool, error) {
+func commit(c *nftables.Conn, dev device, was reading, want [len(families)]target, owned bool) (uint32, [len(families)]map[string]bool, error) {
 	generation, second := was.generation, was.second
 	var changes [len(families)]*change
 	for i, t := range want {
 		changes[i] = &change{conn: c, table: tableOf(t.Family), dev: dev, have: was.held[i], want: t,
-			known: was.known, second: was.second[i], lists: was.lists}
+			known: was.known, second: was.second[i], round: was.round}
 		if owned {
 			changes[i].table.Flags = ownable
 		}
@@ -167,17 +172,27 @@ func commit(c *nftables.Conn, dev device, was reading, want [len(families)]rules
 func following(g uint32) uint32 { return max(g+1, 1) }
 
 // differences says in words how what was read differs from want.
-func (r *reading) differences(want [len(families)]ruleset.Table, dev device) []string {
+func (r *reading) differences(want [len(families)]target, dev device) []string {
 	var diffs []string
 	for i, t := range want {
-		diffs = append(diffs, r.held[i].differences(heldOf(t, dev))...)
+		diffs = append(diffs, r.held[i].differences(heldOf(t.Table, dev))...)
 	}
 	return diffs
 }
 
-// tables returns what should stand, in the order of families.
-func tables(k Known, iface string) [len(families)]ruleset.Table {
-	return [...]ruleset.Table{k.Rules.LowerBy(iface, k.Epoch, k.Lists.hosts), k.Rules.Guard(iface)}
+// A target is a table that should stand.
+type target struct {
+	ruleset.Table
+	known func() held // what is held of it then, in the words of knownOf
+}
+
+// targets returns what should stand, in the order of families.
+func targets(k Known, iface string) [len(families)]target {
+	d, guard := k.Round.draft(&k.Rules, iface), k.Rules.Guard(iface)
+	return [...]target{
+		{Table: d.table.In(k.Epoch), known: func() held { return d.in(k.Epoch) }},
+		{Table: guard, known: func() held { return knownOf(guard) }},
+	}
 }
 
 // before returns what the kernel holds: what last says if nothing has happened
@@ -189,9 +204,9 @@ func before(c *nftables.Conn, dev device, last *Known) (r reading, sure bool, er
 			return reading{}, false, err
 		}
 		if g == last.Generation {
-			r = reading{generation: g, epoch: last.Epoch, others: last.Others, known: true, second: last.second, lists: last.Lists}
-			for i, t := range tables(*last, dev.name) {
-				r.held[i] = knownOf(t)
+			r = reading{generation: g, epoch: last.Epoch, others: last.Others, known: true, second: last.second, round: last.Round}
+			for i, t := range targets(*last, dev.name) {
+				r.held[i] = t.known()
 			}
 			return r, true, nil
 		}
@@ -237,7 +252,7 @@ func Check(netns int, iface string, known Known) ([]string, uint32, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("check rules of %s: %w", iface, err)
 	}
-	return r.differences(tables(known, iface), device{index: index, name: iface}), r.generation, nil
+	return r.differences(targets(known, iface), device{index: index, name: iface}), r.generation, nil
 }
 
 // Generation returns the number of the last nftables transaction in the

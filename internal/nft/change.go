@@ -32,12 +32,12 @@ type change struct {
 	table  *nftables.Table
 	dev    device
 	have   held
-	want   ruleset.Table
+	want   target
 	wanted held
 	n      int             // messages queued
 	known  bool            // have and wanted are in the words of knownOf
 	second map[string]bool // sets that have, and in the end will have, their second edition; nil if that is not known
-	lists  *Comparison
+	round  *Round
 
 	editions editions
 	fresh    []ruleset.Set   // to be made: new sets, and new editions of old ones
@@ -50,15 +50,15 @@ type change struct {
 func (c *change) plan() error {
 	c.renewed = map[string]bool{}
 	if c.have.empty() { // as at ADD, which is not to wait for fingerprints
-		c.wanted, c.fresh = outline(c.want), c.want.Sets
+		c.wanted, c.fresh = outline(c.want.Table), c.want.Sets
 		return nil
 	}
 	if c.known {
-		c.wanted = knownOf(c.want)
+		c.wanted = c.want.known()
 	} else {
-		c.wanted = heldOf(c.want, c.dev)
+		c.wanted = heldOf(c.want.Table, c.dev)
 	}
-	if c.have.equal(c.wanted, c.lists) {
+	if c.have.equal(c.wanted, c.round) {
 		return nil
 	}
 	if !c.have.fits(c.wanted) {
@@ -77,7 +77,7 @@ func (c *change) plan() error {
 			c.fresh = append(c.fresh, s)
 			continue
 		}
-		if add, del := c.lists.diff(have, s); len(add.Elements)+len(del.Elements) > 0 {
+		if add, del := c.round.diff(have, s); len(add.Elements)+len(del.Elements) > 0 {
 			changed = append(changed, setChange{set: s, add: add, del: del})
 		}
 	}
@@ -114,7 +114,7 @@ func (c *change) prepare() error {
 
 // do queues the whole change, or what prepare has left of it.
 func (c *change) do() error {
-	if c.have.equal(c.wanted, c.lists) {
+	if c.have.equal(c.wanted, c.round) {
 		return nil
 	}
 	// An existing table is not asked for again: its flags, if others, would be
@@ -340,7 +340,8 @@ func at(h ruleset.Hook) (nftables.ChainHook, nftables.ChainPriority) {
 // counting.
 func (c *change) lines(b ruleset.Block, want heldBlock) {
 	have, ok := c.have.blocks[b.Name]
-	if ok && slices.Equal(have.lines, want.lines) && !refers(b, c.renewed) {
+	moved := want.epochal && c.have.epoch != c.wanted.epoch
+	if ok && !moved && slices.Equal(have.lines, want.lines) && !refers(b, c.renewed) {
 		return
 	}
 	c.n++

@@ -8,17 +8,6 @@ import (
 	"github.com/podwall/podwall/internal/ruleset"
 )
 
-// A Comparison remembers how lists of peers differ, for calls of Apply for many
-// attachments that share their lists: 110 of them may be about one list of
-// 100,000, and the same one that came. It keeps the lists, so it should not be
-// kept. The zero Comparison has compared nothing; any goroutine may use it. Nil
-// remembers nothing.
-type Comparison struct {
-	mu     sync.Mutex
-	known  map[lists]*difference
-	single map[list]bool
-}
-
 type list struct {
 	first *netip.Prefix
 	n     int
@@ -38,28 +27,28 @@ type difference struct {
 const short = 32
 
 // between returns what turns have into want, both of which are canonical.
-func (c *Comparison) between(have, want []netip.Prefix) (add, del []netip.Prefix) {
+func (c *Round) between(have, want []netip.Prefix) (add, del []netip.Prefix) {
 	if sameSlice(have, want) {
 		return nil, nil
 	}
 	if c == nil || len(have) == 0 || len(want) == 0 || len(have)+len(want) < short {
 		return walk(have, want)
 	}
-	d := c.entry(lists{&have[0], &want[0], len(have), len(want)})
+	d := c.difference(lists{&have[0], &want[0], len(have), len(want)})
 	d.once.Do(func() { d.add, d.del = walk(have, want) })
 	return d.add, d.del
 }
 
-func (c *Comparison) entry(at lists) *difference {
+func (c *Round) difference(at lists) *difference {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := c.known[at]
+	d := c.lists[at]
 	if d == nil {
-		if c.known == nil {
-			c.known = map[lists]*difference{}
+		if c.lists == nil {
+			c.lists = map[lists]*difference{}
 		}
 		d = &difference{}
-		c.known[at] = d
+		c.lists[at] = d
 	}
 	return d
 }
@@ -79,7 +68,7 @@ func walk(have, want []netip.Prefix) (add, del []netip.Prefix) {
 }
 
 // hosts is ruleset.Hosts.
-func (c *Comparison) hosts(ps []netip.Prefix) bool {
+func (c *Round) hosts(ps []netip.Prefix) bool {
 	if c == nil || len(ps) < short {
 		return ruleset.Hosts(ps)
 	}
@@ -98,7 +87,7 @@ func (c *Comparison) hosts(ps []netip.Prefix) bool {
 }
 
 // covers reports whether every address of q is in p.
-func (c *Comparison) covers(p, q ruleset.Peers) bool {
+func (c *Round) covers(p, q ruleset.Peers) bool {
 	if p.Any || q.Any {
 		return p.Covers(q)
 	}

@@ -59,7 +59,7 @@ func TestComparisonSaysWhatTheListsSay(t *testing.T) {
 		}
 		return ruleset.NewPeers(list)
 	}
-	c := &Comparison{}
+	c := &Round{}
 	for range 2000 {
 		p, q := random(), random()
 		for range 2 {

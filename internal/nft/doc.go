@@ -1,7 +1,7 @@
 // Package nft puts a rule set into the kernel and reads back what is there.
 //
 // It is the only package that speaks netlink to nftables. Everything goes to a
-// network namespace by its descriptor; no thread ever enters one.
+// network namespace by its descriptor; a thread enters one only to open a socket.
 //
 //	ruleset.RuleSet ──Lower──▶ ruleset.Table ──encode──▶ one transaction
 //	                                 ▲

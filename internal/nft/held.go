@@ -24,12 +24,16 @@ type held struct {
 	inKernel []string
 	twins    bool
 	dormant  bool // the table exists and does nothing, which is somebody else's doing
+	// epoch is the one that the lines are in; 0 if they say so themselves.
+	epoch ruleset.Epoch
 }
 
 type heldBlock struct {
 	hook  ruleset.Hook
 	odd   string   // what is wrong with the block itself, where only someone else can have done that
 	lines []string // fingerprints
+	// epochal says that they differ from epoch to epoch, which they don't say.
+	epochal bool
 }
 
 func newHeld() held {
@@ -55,7 +59,7 @@ func heldOf(t ruleset.Table, d device) held {
 }
 
 // knownOf is heldOf in other words, which are cheaper: enough to compare with what
-// is not read but known.
+// is not read but known, by tables in the same epoch or in none.
 func knownOf(t ruleset.Table) held {
 	h := outline(t)
 	for _, b := range t.Blocks {
@@ -63,7 +67,7 @@ func knownOf(t ruleset.Table) held {
 		for i, l := range b.Lines {
 			lines[i] = textOf(l)
 		}
-		h.blocks[b.Name] = heldBlock{hook: b.Hook, lines: lines}
+		h.blocks[b.Name] = heldBlock{hook: b.Hook, lines: lines, epochal: b.NamesEpoch()}
 	}
 	return h
 }
@@ -140,7 +144,7 @@ func (h held) fits(want held) bool {
 }
 
 // equal reports whether h is what it should be.
-func (h held) equal(want held, c *Comparison) bool {
+func (h held) equal(want held, c *Round) bool {
 	sameSet := func(a, b ruleset.Set) bool {
 		if !alike(a, b) {
 			return false
@@ -148,7 +152,7 @@ func (h held) equal(want held, c *Comparison) bool {
 		add, del := c.diff(a, b)
 		return len(add.Elements)+len(del.Elements) == 0
 	}
-	return !h.twins && !h.dormant && maps.Equal(h.counters, want.counters) &&
+	return !h.twins && !h.dormant && h.epoch == want.epoch && maps.Equal(h.counters, want.counters) &&
 		maps.Equal(h.limits, want.limits) && maps.EqualFunc(h.sets, want.sets, sameSet) &&
 		maps.EqualFunc(h.blocks, want.blocks, heldBlock.equal)
 }
@@ -195,7 +199,7 @@ func (h held) differences(want held) []string {
 			say("set %s: of another type", name)
 			continue
 		}
-		if add, del := (*Comparison)(nil).diff(a, b); len(add.Elements)+len(del.Elements) > 0 {
+		if add, del := (*Round)(nil).diff(a, b); len(add.Elements)+len(del.Elements) > 0 {
 			say("set %s: %d elements missing, %d too many", name, len(add.Elements), len(del.Elements))
 		}
 	}
@@ -261,7 +265,7 @@ func alike(a, b ruleset.Set) bool {
 // diff returns what turns have into want. The elements of both are canonical, so
 // one walk along the two is enough; the same slices are not walked. An element of
 // a map that leads elsewhere is in both results.
-func (c *Comparison) diff(have, want ruleset.Set) (add, del ruleset.Set) {
+func (c *Round) diff(have, want ruleset.Set) (add, del ruleset.Set) {
 	add.Interval, del.Interval = want.Interval, want.Interval
 	if want.Targets == nil {
 		add.Elements, del.Elements = c.between(have.Elements, want.Elements)

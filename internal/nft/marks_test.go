@@ -59,7 +59,7 @@ func jump(t *testing.T, netns int, rs ruleset.RuleSet, epoch ruleset.Epoch) Know
 		t.Fatal(err)
 	}
 	dev := device{index: index, name: "eth0"}
-	if _, _, err := commit(c.Conn, dev, r, tables(Known{Rules: rs, Epoch: epoch}, "eth0"), false); err != nil {
+	if _, _, err := commit(c.Conn, dev, r, targets(Known{Rules: rs, Epoch: epoch}, "eth0"), false); err != nil {
 		t.Fatal(err)
 	}
 	g, err := Generation(netns)

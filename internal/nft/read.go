@@ -26,7 +26,7 @@ type reading struct {
 	others     []ruleset.Epoch
 	known      bool                           // held was not read, and is in the words of knownOf
 	second     [len(families)]map[string]bool // sets of their second edition; nil if that is not known
-	lists      *Comparison                    // to compare them by
+	round      *Round                         // of the call
 }
 
 // read reads the attachment's objects: those whose names start with prefix.

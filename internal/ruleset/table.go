@@ -176,30 +176,3 @@ const (
 	DirectOriginal = 0
 	DirectReply    = 1
 )
-
-// An Epoch numbers the states of an attachment's rules that took something away
-// from the one before. The kernel keeps in each connection's mark the epoch that
-// accepted it; a connection of another epoch is judged again.
-type Epoch uint16
-
-// The connection mark, from the top: one bit that says nobody saw the flow's
-// first packet, one that says it was seen on loopback, fourteen bits of epoch,
-// sixteen bits that belong to others (Istio uses 1337 there). Epoch 0 is never in force, so that the mark of a
-// connection nobody judged yet matches none.
-const (
-	MaxEpoch    Epoch  = 0x3fff
-	epochMask   uint32 = 0x3fff_0000
-	home        uint32 = 0x4000_0000
-	midstream   uint32 = 0x8000_0000
-	othersMask  uint32 = 0x0000_ffff
-	epochOffset        = 16
-)
-
-// Mark is e where the connection mark holds it.
-func (e Epoch) Mark() uint32 { return uint32(e) << epochOffset }
-
-// EpochOf returns the epoch in a connection mark.
-func EpochOf(mark uint32) Epoch { return Epoch(mark & epochMask >> epochOffset) }
-
-// Next is the epoch after e: 1 after MaxEpoch, and after 0.
-func (e Epoch) Next() Epoch { return e%MaxEpoch + 1 }

@@ -1,10 +1,13 @@
 package ruleset_test
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/podwall/podwall/internal/ruleset"
 )
@@ -179,6 +182,22 @@ func TestEpochs(t *testing.T) {
 		}
 		if e == ruleset.MaxEpoch {
 			return
+		}
+	}
+}
+
+// A table says the same in another epoch as if it had been made for it.
+func TestTableInAnotherEpochIsThatEpochsTable(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		rs := randomRuleSet(r)
+		rs.Log = ruleset.Logging{Drops: r.IntN(2) == 0, Accepts: r.IntN(2) == 0, Rate: 1, Burst: 1}
+		table, epoch := rs.Lower("eth0", 0), ruleset.Epoch(r.IntN(int(ruleset.MaxEpoch))+1)
+		if diff := cmp.Diff(rs.Lower("eth0", epoch), table.In(epoch), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Fatalf("seed %d: table of epoch %d (-made for it +In):\n%s", seed, epoch, diff)
+		}
+		if table.In(epoch).Text() == table.Text() {
+			t.Fatalf("seed %d: nothing names the epoch", seed)
 		}
 	}
 }
