@@ -38,6 +38,7 @@ const patience = 10 * time.Second
 type conn struct {
 	*nftables.Conn
 	socket *netlink.Conn
+	until  time.Time   // the operation has time
 	limit  *time.Timer // closes the socket: the library goes on to read after any other error
 }
 
@@ -64,12 +65,18 @@ func open(netns int) (*conn, error) {
 // begin gives the next operation its time. The deadline comes before the end of
 // the socket, and so is the error.
 func (c *conn) begin() error {
-	if err := c.socket.SetDeadline(time.Now().Add(patience)); err != nil {
+	c.until = time.Now().Add(patience)
+	if err := c.socket.SetDeadline(c.until); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
 	}
 	c.limit.Reset(patience + patience/100)
 	return nil
 }
+
+// late reports whether the time of the operation is over, so that an answer may still
+// come. Its error does not always say so: the library wraps some of them in words
+// only.
+func (c *conn) late() bool { return !time.Now().Before(c.until) }
 
 // rest lets the time between two operations be as long as it likes.
 func (c *conn) rest() { c.limit.Stop() }

@@ -3,7 +3,6 @@ package nft
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/google/nftables"
@@ -90,7 +89,7 @@ func (o *Owner) Apply(netns int, iface string, rs ruleset.RuleSet, last *Known) 
 	}
 	defer o.conn.rest()
 	now, wrote, err := applyBy(o.conn.Conn, netns, iface, rs, last)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if err != nil && o.conn.late() {
 		_ = o.conn.CloseLasting() // the tables stay, and are taken over again next time
 		o.conn = nil
 	}
