@@ -63,6 +63,7 @@ func newGroup(t testing.TB, n *node) group {
 		must(t, os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0))
 	}
 	g.dir = filepath.Join(dir, "podwall-"+n.Name)
+	_ = os.Remove(g.dir) // a run's that was killed
 	must(t, os.Mkdir(g.dir, 0o755))
 	t.Cleanup(func() {
 		must(t, n.Kill())
