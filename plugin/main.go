@@ -63,8 +63,8 @@ func main() {
 		apply:     nft.Apply,
 		stdout:    os.Stdout,
 		stderr:    os.Stderr,
-		patience:  10 * time.Second,
-		handover:  6 * time.Second,
+		patience:  20 * time.Second,
+		handover:  10 * time.Second,
 		delPeriod: 2 * time.Second,
 	}
 	os.Exit(p.run())

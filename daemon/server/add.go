@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,53 +17,75 @@ import (
 // end, the attachment is forgotten. netns may be nil, and is closed.
 func (s *Server) add(ctx context.Context, conn *api.Conn, req api.Envelope, netns *os.File) {
 	start := time.Now()
-	a, err := s.conversation(ctx, conn, req, netns)
+	l := laps{observer: s.Observer, began: start}
+	a, adding, err := s.begin(ctx, &l, req, netns)
+	forTheNext := err != nil && errors.Is(ctx.Err(), context.Canceled) // this one stops, and a plugin without an answer asks it
+	if err == nil {
+		err = install(ctx, &l, conn, adding)
+	}
 	s.answered(api.VerbAdd, start, err)
 	if err != nil {
 		s.Log.Warn("attachment not added", "pod", a.Pod(), "attachment", a.Key.String(), "error", err)
-		s.reply(ctx, conn, nil, err)
-		return
+	} else {
+		s.Log.Info("attachment added", "pod", a.Pod(), "attachment", a.Key.String(), "took", time.Since(start))
 	}
-	s.Log.Info("attachment added", "pod", a.Pod(), "attachment", a.Key.String(), "took", time.Since(start))
-	s.reply(ctx, conn, nil, nil)
+	if !forTheNext {
+		s.reply(ctx, conn, nil, err)
+	}
 }
 
-func (s *Server) conversation(ctx context.Context, conn *api.Conn, req api.Envelope, netns *os.File) (api.Attachment, error) {
-	var a api.Attachment
-	l := laps{observer: s.Observer, began: time.Now()}
+// begin is the part of it up to the rules.
+func (s *Server) begin(ctx context.Context, l *laps, req api.Envelope, netns *os.File) (a api.Attachment, adding *reconcile.Adding, err error) {
 	if err := req.Decode(&a); err != nil {
-		return a, err
+		return a, nil, err
 	}
 	if err := valid(a, netns); err != nil {
-		return a, err
+		return a, nil, err
 	}
-	if err := s.Handler.Ready(); err != nil {
-		return a, err
+	if err := s.ready(ctx); err != nil {
+		return a, nil, err
 	}
 	l.end(PhaseDecode)
 	if s.Learn != nil {
 		if err := s.Learn(ctx, a); err != nil {
-			return a, err
+			return a, nil, err
 		}
 		l.end(PhaseLearn)
 	}
-	adding, err := s.Handler.Keeper.Begin(a, netns)
-	if err != nil {
-		return a, err
+	adding, err = s.Handler.Keeper.Begin(a, netns)
+	if err == nil {
+		l.end(PhaseBegin)
 	}
-	l.end(PhaseBegin)
+	return a, adding, err
+}
+
+// install is the rest: the plugin gets the rules, and the attachment is finished
+// once they stand.
+func install(ctx context.Context, l *laps, conn *api.Conn, adding *reconcile.Adding) error {
 	var done api.Applied
-	err = conn.Send(ctx, api.VerbRules, adding.Rules, -1)
+	err := conn.Send(ctx, api.VerbRules, adding.Rules, -1)
 	if err == nil {
 		done, err = applied(ctx, conn)
 	}
 	if err != nil {
 		adding.Abort()
-		return a, err
+		return err
 	}
 	l.end(PhaseApply)
 	adding.Ended = l.end
-	return a, adding.Finish(ctx, done)
+	return adding.Finish(ctx, done)
+}
+
+// ready waits for ADD to work. No pod needs to be refused because one daemon is
+// being replaced by the next: the kubelet would try again only much later.
+func (s *Server) ready(ctx context.Context) error {
+	if s.Handler.Ready() == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Limits.Ready)
+	defer cancel()
+	_ = s.Handler.Keeper.WaitReady(ctx) // Ready says what is missing
+	return s.Handler.Ready()
 }
 
 // applied waits for the plugin to say that the rules stand.

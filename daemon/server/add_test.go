@@ -166,6 +166,31 @@ func TestAddThatCanNeverWork(t *testing.T) {
 	})
 }
 
+// An ADD waits for a daemon that has just started. It is refused in the end, with
+// what the daemon waits for, and not at all by one that stops: the plugin asks the
+// next one then.
+func TestAddWaitsForADaemonThatStarts(t *testing.T) {
+	ns := netnstest.New(t)
+	web := attachment(ns, "web", netip.MustParseAddr("10.0.0.2"))
+	limits := DefaultLimits
+	h := start(t, paper(), limits)
+	time.AfterFunc(200*time.Millisecond, h.synced)
+	if err := h.add(t.Context(), ns, web, paper()); err != nil {
+		t.Errorf("ADD while the daemon starts: %v", err)
+	}
+	limits.Ready = 50 * time.Millisecond
+	late := start(t, paper(), limits)
+	var refusal *api.Error
+	if err := late.add(t.Context(), ns, web, paper()); !errors.As(err, &refusal) || !strings.Contains(err.Error(), "has not read its policies") {
+		t.Errorf("ADD when the daemon took too long: %v", err)
+	}
+	stops := start(t, paper(), DefaultLimits)
+	time.AfterFunc(200*time.Millisecond, func() { stops.stop() })
+	if err := stops.add(t.Context(), ns, web, paper()); !errors.Is(err, api.ErrUnavailable) || errors.As(err, &refusal) {
+		t.Errorf("ADD when the daemon stopped: %v; want no answer", err)
+	}
+}
+
 // refused says that the next message is an error of this code, and which.
 func (h *host) refused(conn *api.Conn, code api.Code, text string) {
 	h.t.Helper()

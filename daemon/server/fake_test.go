@@ -99,15 +99,30 @@ func (l *log) String() string {
 }
 
 // serve starts a Server that has a World in which shop/web lets in nobody but
-// shop/fe, after adjusting it.
+// shop/fe, after adjusting it, and waits until ADD works.
 func serve(t *testing.T, kernel reconcile.Kernel, limits Limits, adjust ...func(*Server)) *host {
+	t.Helper()
+	h := start(t, kernel, limits, adjust...)
+	h.synced()
+	if err := h.keeper.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// synced is a source that speaks.
+func (h *host) synced() {
+	h.keeper.Update(source.Update{Whole: true, Change: policy.Change{Set: shop()}})
+}
+
+// start starts a Server whose source has said nothing yet, after adjusting it.
+func start(t *testing.T, kernel reconcile.Kernel, limits Limits, adjust ...func(*Server)) *host {
 	t.Helper()
 	h := &host{t: t, keeper: reconcile.New(), store: &memory{records: map[api.Key]store.Record{}}, log: &log{}}
 	h.keeper.SetProtection(reconcile.Protection{Tamper: daemonconf.TamperOff}) // the tests change tables
 	logger := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.keeper.Store, h.keeper.Kernel, h.keeper.Log, h.keeper.Node = h.store, kernel, logger, "here"
 	h.keeper.NodeAddresses = func() ([]netip.Addr, error) { return nil, nil }
-	h.keeper.Update(source.Update{Whole: true, Change: policy.Change{Set: shop()}})
 	h.client.Socket = filepath.Join(t.TempDir(), "podwalld.sock")
 	l, err := Listen(h.client.Socket)
 	if err != nil {
@@ -134,9 +149,6 @@ func serve(t *testing.T, kernel reconcile.Kernel, limits Limits, adjust ...func(
 	})
 	h.stop = stop
 	t.Cleanup(func() { stop() })
-	if err := h.keeper.WaitReady(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	return h
 }
 

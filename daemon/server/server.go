@@ -23,11 +23,12 @@ type Limits struct {
 	Connections int
 	Idle        time.Duration // until a connection's request has arrived
 	Request     time.Duration // until a request is answered; for an ADD, its whole conversation
+	Ready       time.Duration // that an ADD waits for a daemon that has just started; less than the plugin's patience
 }
 
 // DefaultLimits suit a node with a few hundred pods. The plugin gives up earlier
 // than Request.
-var DefaultLimits = Limits{Connections: 512, Idle: 5 * time.Second, Request: 30 * time.Second}
+var DefaultLimits = Limits{Connections: 512, Idle: 5 * time.Second, Request: 30 * time.Second, Ready: 8 * time.Second}
 
 const (
 	acceptPause = 100 * time.Millisecond // before accepting again after an error
