@@ -25,7 +25,9 @@ type target struct {
 
 // change makes other rules the target's.
 func (t *target) change(revision string, rs ruleset.RuleSet) {
-	t.before, t.reasons = t.reasons, rs.Reasons()
+	if t.reasons == nil || !rs.SameReasons(&t.rules) {
+		t.before, t.reasons = t.reasons, rs.Reasons()
+	}
 	t.revision, t.rules = revision, rs
 }
 

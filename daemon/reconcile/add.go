@@ -194,7 +194,9 @@ func (ad *Adding) rest() job {
 	k, a := ad.k, ad.a
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return job{a: a, rules: k.compile(a), version: k.version, written: true}
+	rs := k.compile(a)
+	same := a.known != nil && new(comparison).same(a.known.Rules, rs)
+	return job{a: a, rules: rs, version: k.version, was: a.known, same: same, written: true}
 }
 
 // handOver leaves the attachment, whose rules of the given version stand, to the

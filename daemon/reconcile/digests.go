@@ -1,32 +1,29 @@
 package reconcile
 
-import (
-	"net/netip"
+import "github.com/podwall/podwall/internal/ruleset"
 
-	"github.com/podwall/podwall/internal/ruleset"
-)
-
-// Digests remember those of the long lists that the attachments' rules share, for
-// as long as they are asked for between one aging and the next. The zero digests
-// know none; they are not for several goroutines.
+// Digests remember those of the chains that the attachments' rules share, for as
+// long as they are asked for between one aging and the next. The zero digests know
+// none; they are not for several goroutines.
 type digests struct{ now, before map[span]ruleset.Digest }
 
-// A span is a list in memory.
+// A span is a chain in memory.
 type span struct {
-	first *netip.Prefix
+	tiers *ruleset.Tier
 	n     int
+	end   ruleset.Action
 }
 
 // of is ruleset.DigestOf.
-func (d *digests) of(list []netip.Prefix) ruleset.Digest {
-	if len(list) == 0 {
-		return ruleset.DigestOf(nil)
+func (d *digests) of(c ruleset.Chain) ruleset.Digest {
+	if len(c.Tiers) == 0 {
+		return ruleset.DigestOf(c)
 	}
-	at := span{&list[0], len(list)}
+	at := span{&c.Tiers[0], len(c.Tiers), c.Default}
 	sum, known := d.now[at]
 	if !known {
 		if sum, known = d.before[at]; !known {
-			sum = ruleset.DigestOf(list)
+			sum = ruleset.DigestOf(c)
 		}
 		if d.now == nil {
 			d.now = map[span]ruleset.Digest{}
@@ -36,5 +33,5 @@ func (d *digests) of(list []netip.Prefix) ruleset.Digest {
 	return sum
 }
 
-// age forgets the lists that nobody has asked for since the last aging.
+// age forgets the chains that nobody has asked for since the last aging.
 func (d *digests) age() { d.now, d.before = nil, d.now }

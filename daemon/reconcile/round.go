@@ -4,10 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"reflect"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
@@ -23,6 +22,8 @@ type job struct {
 	a       *attachment
 	rules   ruleset.RuleSet
 	version uint64
+	was     *nft.Known // what was known when the rule set was compiled
+	same    bool       // was says that just these rules stand
 	shared  *nft.Round // with the round's other jobs; nil if there is none
 	written bool       // a moment ago, by the plugin: what the attachment knows needs no look
 }
@@ -34,17 +35,7 @@ func (k *Keeper) round(ctx context.Context) {
 	if !ok {
 		return // nothing is enforced before the source has spoken
 	}
-	var g errgroup.Group
-	g.SetLimit(max(k.Parallel, 1))
-	for _, j := range jobs {
-		g.Go(func() error {
-			if ctx.Err() == nil {
-				k.carryOut(j)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // carryOut reports its own errors
+	k.carryOutAll(ctx, jobs)
 	shared.End()
 	if keys := k.unstored(jobs); len(keys) > 0 {
 		if err := k.persist(keys...); err != nil {
@@ -97,7 +88,8 @@ func (k *Keeper) plan(shared *nft.Round) (jobs []job, version uint64, ok bool) {
 			a.restored = false
 			a.known = k.remembered(a.record, rs)
 		}
-		if a.known != nil && !a.look && a.status.State == api.StateEnforced && c.same(a.known.Rules, rs) {
+		same := a.known != nil && c.same(a.known.Rules, rs)
+		if same && !a.look && a.status.State == api.StateEnforced {
 			a.applied = k.version
 			known := *a.known // others may be reading it
 			known.Rules = rs  // what pods share they share in memory too
@@ -105,7 +97,7 @@ func (k *Keeper) plan(shared *nft.Round) (jobs []job, version uint64, ok bool) {
 			continue
 		}
 		a.look = false
-		jobs = append(jobs, job{a: a, rules: rs, version: k.version, shared: shared})
+		jobs = append(jobs, job{a: a, rules: rs, version: k.version, was: a.known, same: same, shared: shared})
 	}
 	return jobs, k.version, true
 }
@@ -123,6 +115,20 @@ func (k *Keeper) remembered(r store.Record, rs ruleset.RuleSet) *nft.Known {
 		}
 	}
 	return known
+}
+
+// carryOutAll carries out jobs, Parallel at once, until ctx ends.
+func (k *Keeper) carryOutAll(ctx context.Context, jobs []job) {
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(max(k.Parallel, 1), len(jobs)) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; int(i) < len(jobs) && ctx.Err() == nil; i = next.Add(1) - 1 {
+				k.carryOut(jobs[i])
+			}
+		})
+	}
+	workers.Wait()
 }
 
 // carryOut makes one attachment's rules stand, and notes how that went.
@@ -163,7 +169,7 @@ func (k *Keeper) write(j job, netns int) (err error) {
 	if err != nil {
 		return err
 	}
-	if j.written && !j.rules.Owned && reflect.DeepEqual(last.Rules, j.rules) {
+	if j.written && !j.rules.Owned && j.same && last == j.was {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		a.record.Index, a.applied = index, j.version
@@ -186,7 +192,7 @@ func (k *Keeper) write(j job, netns int) (err error) {
 	if wrote {
 		k.Log.Debug("rules applied", "pod", a.record.Pod(), "attachment", a.record.Key.String(), "epoch", now.Epoch, "took", took)
 		a.record.AppliedAt, a.record.Took = stamp(), took
-		if strange || last != nil && new(comparison).same(last.Rules, j.rules) {
+		if strange || j.same && last == j.was {
 			try.Foreign = true
 			k.Log.Warn("the rules, or others beside them, had been changed by somebody else; they are as they should be now",
 				"pod", a.record.Pod(), "attachment", a.record.Key.String(), "by", cmp.Or(a.suspect, "unknown"), "changed", now.Found[:min(len(now.Found), 5)])

@@ -116,6 +116,17 @@ func (rs *RuleSet) Reasons() map[string]Reason {
 	return all
 }
 
+// SameReasons reports whether the Reasons of both rule sets are known to be the
+// same: as nearly always, if only peers have come or gone.
+func (rs *RuleSet) SameReasons(other *RuleSet) bool {
+	sameRule := func(a, b Rule) bool { return a.Origin == b.Origin && a.Index == b.Index && a.Action == b.Action }
+	sameTier := func(a, b Tier) bool {
+		return a.Name == b.Name && a.Default == b.Default && slices.Equal(a.Selected, b.Selected) && slices.EqualFunc(a.Rules, b.Rules, sameRule)
+	}
+	return rs.Audit == other.Audit && slices.EqualFunc(rs.Ingress.Tiers, other.Ingress.Tiers, sameTier) &&
+		slices.EqualFunc(rs.Egress.Tiers, other.Egress.Tiers, sameTier)
+}
+
 // refusal is the reason why rule r of a tier refuses.
 func (rs *RuleSet) refusal(d Direction, tier string, r Rule) Reason {
 	return Reason{Fate: rs.fate(d, tier), Cause: CauseRule, Direction: d, Tier: tier, Origin: r.Origin, Index: r.Index}

@@ -3,6 +3,7 @@ package ruleset_test
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -146,4 +147,65 @@ func TestLogPrefixFits(t *testing.T) {
 			t.Errorf("block %s has %d bytes", b.Name, len(b.Name))
 		}
 	}
+}
+
+// Rule sets that say that they have the same reasons have; if only peers differ
+// they say so.
+func TestSameReasons(t *testing.T) {
+	said := 0
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		twin := func() ruleset.RuleSet { return randomRuleSet(rand.New(rand.NewPCG(seed, 3))) }
+		a, b := twin(), twin()
+		changed := spoil(r, &b)
+		same := a.SameReasons(&b)
+		if !changed && !same {
+			t.Fatalf("seed %d: other reasons, though only peers differ", seed)
+		}
+		if same && !reflect.DeepEqual(a.Reasons(), b.Reasons()) {
+			t.Fatalf("seed %d: the same reasons, though they are\n%v\nand\n%v", seed, a.Reasons(), b.Reasons())
+		}
+		if same {
+			said++
+		}
+	}
+	if said < 20 || said > 250 {
+		t.Errorf("%d of 300 have the same reasons", said)
+	}
+}
+
+// spoil changes some part of a rule set, which it may share with no other, and
+// reports whether that is more than its peers.
+func spoil(r *rand.Rand, rs *ruleset.RuleSet) bool {
+	for _, c := range []*ruleset.Chain{&rs.Ingress, &rs.Egress} {
+		for i := range c.Tiers {
+			tier := &c.Tiers[i]
+			if r.IntN(8) == 0 {
+				tier.Default = pick(r, []ruleset.Action{ruleset.Drop, ruleset.Accept, ruleset.Pass})
+				return true
+			}
+			for j := range tier.Rules {
+				rule := &tier.Rules[j]
+				for m := range rule.Matches {
+					rule.Matches[m].Peers = randomPeers(r)
+				}
+				switch r.IntN(40) {
+				case 0:
+					rule.Origin.Name += "x"
+					return true
+				case 1:
+					rule.Action = pick(r, []ruleset.Action{ruleset.Drop, ruleset.Accept, ruleset.Pass})
+					return true
+				case 2:
+					rule.Index++
+					return true
+				}
+			}
+		}
+	}
+	if r.IntN(4) > 0 {
+		return false
+	}
+	rs.Audit = !rs.Audit
+	return true
 }
