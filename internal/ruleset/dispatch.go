@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"math"
 	"slices"
 	"strings"
 )
@@ -12,8 +13,10 @@ const (
 	// spread is the number of port segments over which a line may be copied; a
 	// line with a wider range is walked, which bounds the table's size.
 	spread = 8
-	// fanout is the number of ranges that one block of the tree tells apart.
+	// A block of the tree tells fanout ranges apart, or as many more as it takes for
+	// the tree not to be deeper than levels: the kernel follows 16 blocks.
 	fanout = 8
+	levels = 3
 )
 
 // run adds lines whose order does not matter. If they are many, a tree of blocks
@@ -63,7 +66,7 @@ func (w *walk) dispatch(name string, proto Proto, lines []ruleLine) []ruleLine {
 	}
 	root := w.name(w.side.block(), name, strings.ToLower(proto.String()))
 	used := slices.DeleteFunc(segments, func(s segment) bool { return len(s.lines) == 0 })
-	w.branch(proto, root, root, used)
+	w.branch(proto, root, root, used, fanOf(len(used)))
 	w.line(Line{Conds: []Cond{is(KeyProto, uint32(proto))}, Verdict: jumpTo(root)})
 	return left
 }
@@ -77,11 +80,11 @@ type segment struct {
 // branch adds the block that leads from any port in segments to its lines, and
 // what is below it. Each line names the protocol again, because without it nft
 // can't read a connection's port.
-func (w *walk) branch(proto Proto, root, name string, segments []segment) {
+func (w *walk) branch(proto Proto, root, name string, segments []segment, fan int) {
 	at := len(w.ports)
 	w.ports = append(w.ports, Block{Name: name})
 	var lines []Line
-	for group := range slices.Chunk(segments, (len(segments)+fanout-1)/fanout) {
+	for group := range slices.Chunk(segments, (len(segments)+fan-1)/fan) {
 		first, last := group[0].first, group[len(group)-1].last
 		child := root + "/" + rangeText(uint32(first), uint32(last))
 		if len(group) == 1 {
@@ -89,7 +92,7 @@ func (w *walk) branch(proto Proto, root, name string, segments []segment) {
 			w.ports = append(w.ports, Block{Name: child})
 			w.ports[at].Lines = w.classify(child, group[0].lines)
 		} else {
-			w.branch(proto, root, child, group)
+			w.branch(proto, root, child, group, fan)
 		}
 		lines = append(lines, Line{
 			Conds:   []Cond{is(KeyProto, uint32(proto)), {Key: w.side.port, First: uint32(first), Last: uint32(last)}},
@@ -97,6 +100,15 @@ func (w *walk) branch(proto Proto, root, name string, segments []segment) {
 		})
 	}
 	w.ports[at].Lines = lines
+}
+
+// fanOf is how many ranges a block tells apart in a tree of n.
+func fanOf(n int) int {
+	fan := fanout
+	for math.Pow(float64(fan), levels) < float64(n) {
+		fan++
+	}
+	return fan
 }
 
 // segmentsOf cuts the port space at the ends of the lines' ranges.

@@ -17,9 +17,9 @@ import (
 //	postrouting eth0/postrouting ─┬─ original ──┼──┘
 //	                              └─ reply ─────┴───────▶ eth0/ingress
 //
-// Each hook first lets go what is not the attachment's, accepts connections that
-// the present epoch has accepted already, and passes neighbour discovery. The
-// rest is judged by who opened the connection, on the connection's addresses and
+// Each hook first accepts connections that the present epoch has accepted already.
+// A block of its own (anew) then lets go what is not the attachment's, and passes
+// neighbour discovery. The rest is judged by who opened the connection, on the connection's addresses and
 // ports and not the packet's, so that a packet in either direction meets the
 // same rules as its flow's first one, whatever NAT happened inside the pod.
 func (rs RuleSet) Lower(iface string, epoch Epoch) Table { return rs.LowerBy(iface, epoch, Hosts) }
@@ -112,45 +112,54 @@ func (l *lowerer) hooks() {
 	l.hook("postrouting", Postrouting, KeyNotOut, leaving, arriving, arrivingUnseen, leavingUnseen)
 }
 
-// hook adds one of them. Packets in the direction of their connection's first
-// packet are judged by original, replies by reply; where nobody saw the first
-// packet, the other way round comes first and ends in these.
+// hook adds one of them, and the block behind it. The first is short and has all
+// that names the epoch: whoever takes something away moves that, and 110 pods may
+// be waiting for it.
+//
+// Packets in the direction of their connection's first packet are judged by
+// original, replies by reply; where nobody saw the first packet, the other way
+// round comes first and ends in these.
 func (l *lowerer) hook(name string, h Hook, notOurs Key, original, reply, originalUnseen, replyUnseen side) {
 	// The first line is what nearly every packet meets. Another device's packets
 	// may take it, too: they pass either way.
 	accepted := Line{Conds: []Cond{mark(l.table.Epoch.Mark(), epochMask)}, Verdict: accept(), Comment: "accepted in this epoch"}
 	others := Line{Conds: []Cond{{Key: notOurs}}, Verdict: accept(), Comment: "another device"}
-	neighbours := l.name("neighbours")
-	lines := append(append([]Line{accepted}, l.before(h)...), others)
+	first, rest, neighbours := []Line{accepted}, append(l.before(h), others), "neighbours"
 	if h == Postrouting && !l.rs.RawSockets {
-		neighbours = l.name("neighbours-sent")
+		neighbours = "neighbours-sent"
 		if detours := l.detours(); len(detours) > 0 {
-			lines = append(append([]Line{others}, detours...), accepted)
+			first, rest = append(append([]Line{others}, detours...), accepted), nil
 		}
 	}
-	lines = append(lines,
-		Line{Conds: []Cond{is(KeyProto, protoICMPv6)}, Verdict: jumpTo(neighbours)})
-	unseen := func(conds ...Cond) Line {
+	anew := l.name(name, "anew")
+	l.add(Block{Name: l.name(name), Hook: h, Lines: append(first, Line{Verdict: goTo(anew)})})
+	rest = append(rest, Line{Conds: []Cond{is(KeyProto, protoICMPv6)}, Verdict: jumpTo(l.name(neighbours))})
+	rest = append(rest, l.midstream(originalUnseen, replyUnseen)...)
+	l.add(Block{Name: anew, Lines: append(append(rest, l.bySide(original, reply)...), l.untracked())})
+}
+
+// bySide judges packets of connections by the direction that they have in these.
+func (l *lowerer) bySide(original, reply side, conds ...Cond) []Line {
+	judge := func(direction uint32, by side) Line {
+		return Line{Conds: append(slices.Clip(conds), is(KeyDirection, direction)), Verdict: goTo(l.name(by.block()))}
+	}
+	return []Line{judge(DirectOriginal, original), judge(DirectReply, reply)}
+}
+
+// midstream marks the flows that may be older than the rules, and judges them.
+func (l *lowerer) midstream(original, reply side) []Line {
+	if l.rs.Adopted == NotAdopted {
+		return nil
+	}
+	may := func(conds ...Cond) Line {
 		return Line{Conds: conds, Mark: MarkOp{And: ^midstream, Or: midstream}, Verdict: Verdict{Kind: VerdictContinue},
 			Comment: "may be older than these rules"}
 	}
-	if l.rs.Adopted >= AdoptedTCP {
-		lines = append(lines, unseen(Cond{Key: KeyNew}, Cond{Key: KeyNoSYN}))
-	}
+	lines := []Line{may(Cond{Key: KeyNew}, Cond{Key: KeyNoSYN})}
 	if l.rs.Adopted >= AdoptedNow {
-		lines = append(lines, unseen(Cond{Key: KeyNew}, is(KeyProto, uint32(UDP))))
+		lines = append(lines, may(Cond{Key: KeyNew}, is(KeyProto, uint32(UDP))))
 	}
-	if l.rs.Adopted != NotAdopted {
-		old := mark(midstream, midstream)
-		lines = append(lines,
-			Line{Conds: []Cond{old, is(KeyDirection, DirectOriginal)}, Verdict: goTo(l.name(originalUnseen.block()))},
-			Line{Conds: []Cond{old, is(KeyDirection, DirectReply)}, Verdict: goTo(l.name(replyUnseen.block()))})
-	}
-	lines = append(lines,
-		Line{Conds: []Cond{is(KeyDirection, DirectOriginal)}, Verdict: goTo(l.name(original.block()))},
-		Line{Conds: []Cond{is(KeyDirection, DirectReply)}, Verdict: goTo(l.name(reply.block()))},
-		l.untracked())
-	l.add(Block{Name: l.name(name), Hook: h, Lines: lines})
+	return append(lines, l.bySide(original, reply, mark(midstream, midstream))...)
 }
 
 // untracked ends a hook: what comes here belongs to no connection, so no policy

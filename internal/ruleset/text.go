@@ -43,16 +43,18 @@ func (t Table) Text() string {
 
 // aboutText says in a comment what the blocks are for that every table has.
 var aboutText = map[string]string{
-	"prerouting":      "packets that arrive",
-	"postrouting":     "packets that leave, the pod's own and those it passes on",
-	"ingress":         "flows that the far end opens",
-	"egress":          "flows that the pod opens",
-	"ingress-unseen":  "flows older than the rules, which the far end may have opened",
-	"egress-unseen":   "flows older than the rules, which the pod may have opened",
-	"neighbours":      "what IPv6 needs to work on a link; it belongs to no connection",
-	"guard":           "frames, also those that never met the rules on packets",
-	"neighbours-sent": "the kernel's own only",
-	"accept":          "lets the connection's later packets pass as long as the epoch lasts",
+	"prerouting":       "packets that arrive",
+	"prerouting/anew":  "those of connections that the epoch has not accepted",
+	"postrouting":      "packets that leave, the pod's own and those it passes on",
+	"postrouting/anew": "those of connections that the epoch has not accepted",
+	"ingress":          "flows that the far end opens",
+	"egress":           "flows that the pod opens",
+	"ingress-unseen":   "flows older than the rules, which the far end may have opened",
+	"egress-unseen":    "flows older than the rules, which the pod may have opened",
+	"neighbours":       "what IPv6 needs to work on a link; it belongs to no connection",
+	"guard":            "frames, also those that never met the rules on packets",
+	"neighbours-sent":  "the kernel's own only",
+	"accept":           "lets the connection's later packets pass as long as the epoch lasts",
 }
 
 func (t Table) about(b Block) string {
