@@ -28,12 +28,11 @@ const (
 	deleteElements = unix.NFT_MSG_DELSETELEM
 )
 
-// newBatch begins a batch that the kernel takes only if the namespace's generation
-// is the given one.
-func newBatch(f ruleset.Family, generation uint32) *batch {
-	b := &batch{b: make([]byte, 0, 4096), family: uint8(tableOf(f).Family)}
+// begin begins a batch that the kernel takes only if the namespace's generation is
+// the given one. What was in b is forgotten.
+func (b *batch) begin(f ruleset.Family, generation uint32) {
+	*b = batch{b: b.b[:0], family: uint8(tableOf(f).Family)}
 	b.border(unix.NFNL_MSG_BATCH_BEGIN, func() { b.bytes(unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation)) })
-	return b
 }
 
 func (b *batch) border(kind uint16, body func()) {

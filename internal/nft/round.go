@@ -15,6 +15,8 @@ import (
 // yet; any goroutine may use it, and whoever made it calls End. Nil remembers
 // nothing, ever.
 type Round struct {
+	batches sync.Pool // of *batch, to be used again
+
 	mu     sync.Mutex
 	lists  map[lists]*difference
 	single map[list]bool

@@ -41,7 +41,12 @@ func (r *Round) shift(netns int, dev device, rs *ruleset.RuleSet, last *Known) (
 			return Known{}, false
 		}
 	}
-	b := newBatch(ruleset.Inet, last.Generation)
+	b, _ := r.batches.Get().(*batch)
+	if b == nil {
+		b = &batch{b: make([]byte, 0, 4096)}
+	}
+	defer r.batches.Put(b)
+	b.begin(ruleset.Inet, last.Generation)
 	if err := m.write(b, dev, now); err != nil {
 		return Known{}, false
 	}
