@@ -95,6 +95,7 @@ type Keeper struct {
 	roundDone          chan struct{} // closed, and replaced, at the end of each round
 	dirty, taken       time.Time     // of the oldest change that no round has taken, and that the present one has
 	nodeAddrs          []netip.Addr
+	own                ownAddrs
 	nodeEgressByPolicy bool
 	protection         Protection
 	logging            ruleset.Logging

@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"net/netip"
-	"reflect"
 	"slices"
 
 	"github.com/podwall/podwall/internal/ruleset"
@@ -22,44 +21,40 @@ type pair struct {
 	n    int
 }
 
-// same is reflect.DeepEqual(a, b), without its price for lists: it follows no
-// slices that are the same, so a's are replaced by b's where they are equal.
+// same is reflect.DeepEqual(a, b), without its price: what is shared in memory is
+// not looked into.
 func (c *comparison) same(a, b ruleset.RuleSet) bool {
-	a.Ingress.Tiers = c.share(a.Ingress.Tiers, b.Ingress.Tiers)
-	a.Egress.Tiers = c.share(a.Egress.Tiers, b.Egress.Tiers)
-	return reflect.DeepEqual(a, b)
+	return c.sameChain(a.Ingress, b.Ingress) && c.sameChain(a.Egress, b.Egress) && slices.Equal(a.Addresses, b.Addresses) &&
+		a.RawSockets == b.RawSockets && a.Owned == b.Owned && a.Adopted == b.Adopted && a.Log == b.Log && a.Audit == b.Audit
 }
 
-// share returns a copy of as with the lists of bs where those are equal.
-func (c *comparison) share(as, bs []ruleset.Tier) []ruleset.Tier {
-	if len(as) != len(bs) || len(as) == 0 || &as[0] == &bs[0] {
-		return as
+func (c *comparison) sameChain(a, b ruleset.Chain) bool {
+	return a.Default == b.Default && alike(a.Tiers, b.Tiers, c.sameTier)
+}
+
+func (c *comparison) sameTier(a, b ruleset.Tier) bool {
+	return a.Name == b.Name && a.Default == b.Default && slices.Equal(a.Selected, b.Selected) && alike(a.Rules, b.Rules, c.sameRule)
+}
+
+func (c *comparison) sameRule(a, b ruleset.Rule) bool {
+	return a.Origin == b.Origin && a.Index == b.Index && a.Action == b.Action && alike(a.Matches, b.Matches, c.sameMatch)
+}
+
+func (c *comparison) sameMatch(a, b ruleset.Match) bool {
+	return a.Peers.Any == b.Peers.Any && c.equal(a.Peers.Prefixes, b.Peers.Prefixes) && slices.Equal(a.Ports, b.Ports)
+}
+
+// alike is slices.EqualFunc for lists that may be one.
+func alike[T any](as, bs []T, same func(a, b T) bool) bool {
+	if len(as) > 0 && len(as) == len(bs) && &as[0] == &bs[0] {
+		return true
 	}
-	as = slices.Clone(as)
-	for i := range as {
-		if len(as[i].Rules) != len(bs[i].Rules) {
-			continue
-		}
-		as[i].Rules = slices.Clone(as[i].Rules)
-		for j := range as[i].Rules {
-			r, s := &as[i].Rules[j], &bs[i].Rules[j]
-			if len(r.Matches) != len(s.Matches) {
-				continue
-			}
-			r.Matches = slices.Clone(r.Matches)
-			for m := range r.Matches {
-				if p, q := &r.Matches[m].Peers, s.Matches[m].Peers; c.equal(p.Prefixes, q.Prefixes) {
-					p.Prefixes = q.Prefixes
-				}
-			}
-		}
-	}
-	return as
+	return slices.EqualFunc(as, bs, same)
 }
 
 func (c *comparison) equal(as, bs []netip.Prefix) bool {
 	if len(as) != len(bs) || len(as) == 0 {
-		return false
+		return len(as) == len(bs)
 	}
 	p := pair{&as[0], &bs[0], len(as)}
 	if p.a == p.b {
@@ -105,7 +100,7 @@ func (c *comparison) joined(tiers []ruleset.Tier) []ruleset.Tier {
 	}
 	g := gistOf(tiers)
 	for _, other := range c.chains[g] {
-		if reflect.DeepEqual(c.share(tiers, other), other) {
+		if alike(tiers, other, c.sameTier) {
 			return other
 		}
 	}

@@ -25,7 +25,7 @@ func (k *Keeper) compile(a *attachment) ruleset.RuleSet {
 	a.firewall = w.Firewall(policy.Target{
 		Pod:                pod,
 		Addresses:          a.record.Addresses,
-		Node:               k.node(w),
+		Node:               k.node(),
 		NodeEgressByPolicy: k.nodeEgressByPolicy,
 		Adopted:            a.record.Adopted,
 		RawSockets:         a.record.RawSockets || k.protection.honours(pod),
@@ -77,14 +77,24 @@ func (k *Keeper) unlisted(a *attachment) policy.Pod {
 func sameUID(a, b string) bool { return a == "" || b == "" || a == b }
 
 // node returns the addresses of this node: those it has, and those its Node
-// object says it has.
-func (k *Keeper) node(w *policy.World) []netip.Addr {
+// object says it has. k.mu is held.
+func (k *Keeper) node() []netip.Addr {
+	if k.own.at == k.version && k.own.addrs != nil {
+		return k.own.addrs
+	}
 	addrs := slices.Clone(k.nodeAddrs)
-	if n, ok := w.Node(k.Node); ok {
+	if n, ok := k.world.Node(k.Node); ok {
 		addrs = append(addrs, n.Addresses...)
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
-	return slices.Compact(addrs)
+	k.own = ownAddrs{at: k.version, addrs: slices.Compact(addrs)}
+	return k.own.addrs
+}
+
+// OwnAddrs are the node's at a version.
+type ownAddrs struct {
+	at    uint64
+	addrs []netip.Addr
 }
 
 // sameAddrs reports whether two lists hold the same addresses in any order.

@@ -136,7 +136,7 @@ func TestNodeHasAddressesOfBothKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := parsed([]string{"10.0.0.1", "192.0.2.7"})
-	if diff := cmp.Diff(want, b.node(b.policy()), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(want, b.node(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("node (-want +got):\n%s", diff)
 	}
 }

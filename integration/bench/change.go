@@ -97,7 +97,7 @@ func (c change) repeat(ctx context.Context, e *ears, times int) (took []float64,
 			e.transactions()
 			start := time.Now()
 			do(i)
-			last, err := e.last(ctx)
+			last, err := e.wait(ctx)
 			if err != nil {
 				return nil, err
 			}

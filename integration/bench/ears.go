@@ -2,114 +2,117 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/podwall/podwall/daemon/tamper"
 	"github.com/podwall/podwall/integration/lab"
 )
 
-// Ears hear whenever the rules of some pods change: a socket in each pod's
-// namespace, to which the kernel reports every transaction.
+// Ears hear whenever the rules of some pods change: by one socket for all, to which
+// the kernel reports the end of every transaction. One in each namespace would get
+// every message of these, at the expense of whoever makes them.
 type ears struct {
-	sockets []unix.PollFd
-	buf     []byte
+	pods  map[int32]bool // by the id of the namespace
+	close func()
+
+	mu    sync.Mutex
+	heard map[int32]bool // since transactions was called
+	count int
+	last  time.Time     // when something was heard
+	all   chan struct{} // closed when all were
+	err   error
 }
 
-// A new generation of a namespace's rules ends each transaction.
-const (
-	tablesGroup   = 7          // NFNLGRP_NFTABLES
-	newGeneration = 10<<8 | 15 // NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN
-)
-
-// listenTo opens the sockets. The caller closes the ears.
+// listenTo begins to hear. The caller closes the ears.
 func listenTo(pods []*lab.Sandbox) (*ears, error) {
-	e := &ears{buf: make([]byte, 1<<16)}
+	e := &ears{pods: map[int32]bool{}}
 	for _, sb := range pods {
-		fd := -1
-		err := sb.Do(func() (err error) {
-			if fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER); err != nil {
-				return err
-			}
-			return errors.Join(
-				unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20),
-				unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (tablesGroup - 1)}))
-		})
-		e.sockets = append(e.sockets, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		f, err := os.Open(sb.NS.Path())
 		if err != nil {
-			e.close()
+			return nil, err
+		}
+		id, err := tamper.NamespaceID(int(f.Fd()))
+		_ = f.Close()
+		if err != nil {
 			return nil, fmt.Errorf("listen to %s: %w", sb.Pod(), err)
 		}
+		e.pods[id] = true
 	}
+	e.forget()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := tamper.Watch(ctx, e.hear); err != nil {
+			e.fail(err)
+		}
+	}()
+	e.close = func() { cancel(); <-done }
 	return e, nil
 }
 
-func (e *ears) close() {
-	for _, s := range e.sockets {
-		_ = unix.Close(int(s.Fd)) // nothing is written to it
+// hear takes note of a transaction.
+func (e *ears) hear(event tamper.Event) {
+	now := time.Now()
+	if event.Lost {
+		e.fail(errors.New("more happened than the socket holds"))
+		return
+	}
+	if event.Generation == 0 || !e.pods[event.Namespace] {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last, e.count = now, e.count+1
+	if !e.heard[event.Namespace] {
+		if e.heard[event.Namespace] = true; len(e.heard) == len(e.pods) {
+			close(e.all)
+		}
 	}
 }
 
-// last waits until the rules of each pod have changed, and returns when the last
-// of them had.
-func (e *ears) last(ctx context.Context) (time.Time, error) {
-	heard := make([]bool, len(e.sockets))
-	var last time.Time
-	for left, end := len(heard), time.Now().Add(20*time.Second); left > 0; {
-		switch n, err := unix.Poll(e.sockets, 100); {
-		case ctx.Err() != nil:
-			return last, context.Cause(ctx)
-		case err != nil && !errors.Is(err, unix.EINTR):
-			return last, fmt.Errorf("poll: %w", err)
-		case n <= 0 && time.Now().After(end):
-			return last, fmt.Errorf("wait for %d pods' rules to change: %d have not", len(heard), left)
-		}
-		for i := range e.sockets {
-			if e.sockets[i].Revents&unix.POLLIN == 0 || e.drain(i) == 0 {
-				continue
-			}
-			if last = time.Now(); !heard[i] {
-				heard[i] = true
-				left--
-			}
-		}
-	}
-	return last, nil
+func (e *ears) fail(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.err = fmt.Errorf("listen to the kernel: %w", err)
 }
 
-// transactions hears what there is to hear, and counts it.
-func (e *ears) transactions() (n int) {
-	for i := range e.sockets {
-		n += e.drain(i)
+// forget begins anew. e.mu is held, or nobody hears yet.
+func (e *ears) forget() { e.heard, e.count, e.all = map[int32]bool{}, 0, make(chan struct{}) }
+
+// wait waits until the rules of each pod have changed since transactions was called,
+// and returns when the last change was.
+func (e *ears) wait(ctx context.Context) (time.Time, error) {
+	e.mu.Lock()
+	all := e.all
+	e.mu.Unlock()
+	select {
+	case <-ctx.Done():
+	case <-time.After(20 * time.Second):
+	case <-all:
 	}
+	if ctx.Err() != nil {
+		return time.Time{}, context.Cause(ctx)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if left := len(e.pods) - len(e.heard); left > 0 && e.err == nil {
+		return e.last, fmt.Errorf("wait for %d pods' rules to change: %d have not", len(e.pods), left)
+	}
+	return e.last, e.err
+}
+
+// transactions returns how many there were since it was called last, as far as the
+// kernel has had a moment to report them.
+func (e *ears) transactions() int {
+	time.Sleep(5 * time.Millisecond)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.count
+	e.forget()
 	return n
-}
-
-// drain reads all that a socket has, and returns how many transactions that were.
-func (e *ears) drain(i int) (generations int) {
-	for {
-		n, err := unix.Read(int(e.sockets[i].Fd), e.buf)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.ENOBUFS): // too many to tell
-			generations++
-			continue
-		case err != nil:
-			return generations
-		}
-		for b := e.buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
-			size := binary.NativeEndian.Uint32(b)
-			if binary.NativeEndian.Uint16(b[4:]) == newGeneration {
-				generations++
-			}
-			if size = (size + 3) &^ 3; size < unix.SizeofNlMsghdr || int(size) > len(b) {
-				break
-			}
-			b = b[size:]
-		}
-	}
 }

@@ -94,7 +94,7 @@ func TestEars(t *testing.T) {
 	}
 	heard := make(chan error, 1)
 	go func() {
-		_, err := e.last(t.Context())
+		_, err := e.wait(t.Context())
 		heard <- err
 	}()
 	s.client.Run(t, "nft delete table inet t")
@@ -109,7 +109,7 @@ func TestEars(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := e.last(ctx); err == nil {
+	if _, err := e.wait(ctx); err == nil {
 		t.Error("it waits on though nobody does")
 	}
 }

@@ -150,7 +150,7 @@ func (n *clusterNode) recompile(ctx context.Context) (all time.Duration, one flo
 	if _, err := n.RunErr("ip addr add 192.0.2.99/24 dev eth0"); err != nil {
 		return 0, 0, err
 	}
-	last, err := e.last(ctx)
+	last, err := e.wait(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
