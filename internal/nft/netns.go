@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,12 +26,11 @@ func CheckNetns(f *os.File) error {
 	if kind != unix.CLONE_NEWNET {
 		return errors.New("not a network namespace but one of another kind")
 	}
-	own, err := netns.Get()
-	if err != nil {
-		return fmt.Errorf("open the node's own namespace: %w", err)
+	var own, other unix.Stat_t
+	if err := errors.Join(unix.Stat("/proc/thread-self/ns/net", &own), unix.Fstat(int(f.Fd()), &other)); err != nil {
+		return fmt.Errorf("compare with the node's own namespace: %w", err)
 	}
-	defer own.Close()
-	if own.Equal(netns.NsHandle(f.Fd())) {
+	if own.Dev == other.Dev && own.Ino == other.Ino {
 		return errors.New("is the node's own network namespace")
 	}
 	return nil
