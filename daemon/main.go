@@ -40,7 +40,7 @@ const stopWithin = 4500 * time.Millisecond
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	saveMemory(reading)
+	saveMemory(readPercent)
 	signal.Ignore(unix.SIGPIPE) // whoever reads the log may go; the daemon stays
 	// What hangs when it should stop, a disk say, has five seconds. Whatever was
 	// answered is stored, and the rules are the kernel's.

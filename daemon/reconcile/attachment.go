@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podwall/podwall/daemon/store"
+	"github.com/podwall/podwall/daemon/tamper"
 	"github.com/podwall/podwall/internal/api"
 	"github.com/podwall/podwall/internal/nft"
 	"github.com/podwall/podwall/internal/policy"
@@ -21,14 +22,16 @@ type attachment struct {
 	// Guarded by the Keeper's mutex.
 	record   store.Record
 	status   api.AttachmentStatus
-	adding   bool   // in the middle of ADD: rounds leave it alone
-	gone     bool   // forgotten, while somebody may still hold it
-	restored bool   // from the store, and not looked at yet
-	look     bool   // somebody else may have changed the rules
-	suspect  string // who may have, if that was heard
-	devices  bool   // somebody changed a device in the namespace
-	stray    string // what became of its device, while it is not what it was
-	listens  bool   // changes in the namespace are heard, by the id space
+	adding   bool         // in the middle of ADD: rounds leave it alone
+	gone     bool         // forgotten, while somebody may still hold it
+	restored bool         // from the store, and not looked at yet
+	look     bool         // somebody else may have changed the rules
+	busy     bool         // they are being written, which is heard too
+	meantime tamper.Event // the last that was heard while they were
+	suspect  string       // who may have, if that was heard
+	devices  bool         // somebody changed a device in the namespace
+	stray    string       // what became of its device, while it is not what it was
+	listens  bool         // changes in the namespace are heard, by the id space
 	// sameSince says that its device was seen to be the same since they are.
 	sameSince bool
 	space     int32

@@ -50,17 +50,43 @@ func (k *Keeper) Heard(e tamper.Event) {
 			continue
 		case e.Generation != 0 && a.known != nil && a.known.Generation == e.Generation:
 			continue // what is known already
+		case e.Generation != 0 && a.busy:
+			a.meantime = e // it may be the Keeper's own: see endWriting
+			continue
 		}
-		if e.Generation != 0 {
-			a.suspect = cmp.Or(a.suspect, e.Who()) // the first: a repair is heard, too
-		} else {
-			a.devices = true
-		}
-		a.look = true
-		k.Observer.Heard(e)
-		if a.status.State == api.StateEnforced || e.Generation == 0 {
-			k.wake()
-		}
+		k.suspect(a, e)
+	}
+}
+
+// suspect has the next round look at a's rules. k.mu is held.
+func (k *Keeper) suspect(a *attachment, e tamper.Event) {
+	if e.Generation != 0 {
+		a.suspect = cmp.Or(a.suspect, e.Who()) // the first: a repair is heard, too
+	} else {
+		a.devices = true
+	}
+	a.look = true
+	k.Observer.Heard(e)
+	if a.status.State == api.StateEnforced || e.Generation == 0 {
+		k.wake()
+	}
+}
+
+// beginWriting notes that a's rules are about to be written.
+func (k *Keeper) beginWriting(a *attachment) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a.busy, a.meantime = true, tamper.Event{}
+}
+
+// endWriting ends what beginWriting began: what was heard since, and is not what is known
+// now, was somebody else's.
+func (k *Keeper) endWriting(a *attachment) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	a.busy = false
+	if e := a.meantime; e.Generation != 0 && (a.known == nil || a.known.Generation != e.Generation) {
+		k.suspect(a, e)
 	}
 }
 

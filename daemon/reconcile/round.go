@@ -176,6 +176,8 @@ func (k *Keeper) write(j job, netns int) (err error) {
 		return nil
 	}
 	strange := k.strange(a, netns, last)
+	k.beginWriting(a)
+	defer k.endWriting(a)
 	start := time.Now()
 	now, wrote, err := k.apply(a, netns, j.rules, j.compared(last, index))
 	took := time.Since(start)
