@@ -278,10 +278,13 @@ func (d *daemon) serve(ctx context.Context, l *net.UnixListener) error {
 	return s.Serve(ctx, l)
 }
 
+// gather is how long changes in namespaces may gather before they are looked at.
+const gather = 2 * time.Millisecond
+
 // listen tells the Keeper what happens in the pods' namespaces. Without it (it
 // takes CAP_NET_BROADCAST) the sweep finds that, some seconds later.
 func (d *daemon) listen(ctx context.Context) error {
-	if err := tamper.Watch(ctx, d.heard); err != nil {
+	if err := tamper.Watch(ctx, gather, d.heard); err != nil {
 		d.keeper.Deafen()
 		d.log.Warn("changes by others are noticed by the sweep only", "error", err)
 	}

@@ -54,16 +54,18 @@ func (e Event) Who() string {
 const newGen = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 
 // Watch calls heard for each event until ctx ends, from one goroutine at a time
-// for each subject, and returns nil then.
-func Watch(ctx context.Context, heard func(Event)) error {
+// for each subject, and returns nil then. When it has heard what there is, it lets
+// more gather for a while: a change that concerns many namespaces would wake it for
+// each of them, in the middle of the next.
+func Watch(ctx context.Context, gather time.Duration, heard func(Event)) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return listen(ctx, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES, heard) })
-	g.Go(func() error { return listen(ctx, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, heard) })
+	g.Go(func() error { return listen(ctx, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES, gather, heard) })
+	g.Go(func() error { return listen(ctx, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, gather, heard) })
 	return g.Wait()
 }
 
 // listen reads one multicast group of one protocol.
-func listen(ctx context.Context, protocol int, group uint32, heard func(Event)) error {
+func listen(ctx context.Context, protocol int, group uint32, gather time.Duration, heard func(Event)) error {
 	c, err := netlink.Dial(protocol, nil)
 	if err != nil {
 		return fmt.Errorf("listen to namespaces: %w", err)
@@ -84,7 +86,7 @@ func listen(ctx context.Context, protocol int, group uint32, heard func(Event)) 
 	if err != nil {
 		return fmt.Errorf("listen to namespaces: %w", err)
 	}
-	r := receiver{raw: raw, buf: make([]byte, 256<<10), oob: make([]byte, unix.CmsgSpace(64))}
+	r := receiver{raw: raw, gather: gather, buf: make([]byte, 256<<10), oob: make([]byte, unix.CmsgSpace(64))}
 	for {
 		ns, messages, err := r.receive()
 		switch {
@@ -109,14 +111,25 @@ func listen(ctx context.Context, protocol int, group uint32, heard func(Event)) 
 // which the netlink package does not tell.
 type receiver struct {
 	raw      syscall.RawConn
+	gather   time.Duration
+	heard    bool // something since it last waited
 	buf, oob []byte
 }
 
 func (r *receiver) receive() (ns int32, messages []syscall.NetlinkMessage, err error) {
 	var n, oobn int
-	if readErr := r.raw.Read(func(fd uintptr) bool {
+	nothing := func(fd uintptr) bool {
 		n, oobn, _, _, err = unix.Recvmsg(int(fd), r.buf, r.oob, 0)
-		return !errors.Is(err, unix.EAGAIN)
+		return errors.Is(err, unix.EAGAIN)
+	}
+	if readErr := r.raw.Read(func(fd uintptr) bool {
+		wait := nothing(fd)
+		if wait && r.heard && r.gather > 0 {
+			time.Sleep(r.gather)
+			wait = nothing(fd)
+		}
+		r.heard = !wait
+		return !wait
 	}); readErr != nil {
 		return 0, nil, readErr
 	}

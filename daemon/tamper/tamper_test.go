@@ -15,7 +15,7 @@ func hear(t *testing.T) <-chan tamper.Event {
 	events := make(chan tamper.Event, 1000)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- tamper.Watch(ctx, func(e tamper.Event) { events <- e }) }()
+	go func() { ended <- tamper.Watch(ctx, time.Millisecond, func(e tamper.Event) { events <- e }) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

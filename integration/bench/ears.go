@@ -47,7 +47,7 @@ func listenTo(pods []*lab.Sandbox) (*ears, error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := tamper.Watch(ctx, e.hear); err != nil {
+		if err := tamper.Watch(ctx, 0, e.hear); err != nil {
 			e.fail(err)
 		}
 	}()
