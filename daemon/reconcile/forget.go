@@ -51,6 +51,12 @@ func (k *Keeper) Keep(network string, valid []api.Key) error {
 // drop forgets a, durably. If its key is another attachment's by now, that one
 // stays.
 func (k *Keeper) drop(a *attachment) error {
+	k.letGo(a)
+	return k.persist(a.record.Key)
+}
+
+// letGo forgets a, but for the store.
+func (k *Keeper) letGo(a *attachment) {
 	k.mu.Lock()
 	if k.attachments[a.record.Key] == a {
 		k.detach(a)
@@ -62,5 +68,4 @@ func (k *Keeper) drop(a *attachment) error {
 	k.finish(a.record.NetnsID, owner)
 	a.settle()
 	k.silence(a)
-	return k.persist(a.record.Key)
 }

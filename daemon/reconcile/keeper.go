@@ -75,7 +75,9 @@ type Keeper struct {
 	Listener Listener
 
 	kick chan struct{} // holds one token while there is a version to work on
-	late chan struct{} // holds one token while an ADD that has ended left something to store
+	late chan struct{} // holds one token while an ADD that has ended, or a round, left something to store
+
+	ending sync.WaitGroup // of the last round's sockets; the rounds'
 
 	storing    sync.Mutex // held while the store is written; taken before mu
 	refreshing sync.Mutex // held while the node's addresses are read and noted; taken before mu
@@ -99,8 +101,9 @@ type Keeper struct {
 	nodeEgressByPolicy bool
 	protection         Protection
 	logging            ruleset.Logging
-	batch              *batch // that may still be joined; nil is a new one
-	deaf               bool   // nothing is heard from namespaces
+	batch              *batch    // that may still be joined; nil is a new one
+	deaf               bool      // nothing is heard from namespaces
+	owed               []api.Key // that the store does not have as they are
 	digests            digests
 }
 

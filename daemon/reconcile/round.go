@@ -36,12 +36,9 @@ func (k *Keeper) round(ctx context.Context) {
 		return // nothing is enforced before the source has spoken
 	}
 	k.carryOutAll(ctx, jobs)
-	shared.End()
-	if keys := k.unstored(jobs); len(keys) > 0 {
-		if err := k.persist(keys...); err != nil {
-			k.Log.Error("store what was applied", "error", err)
-		}
-	}
+	k.ending.Wait() // so that the sockets of two rounds at most are open
+	k.ending.Go(shared.End)
+	k.owe(k.unstored(jobs)...)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() == nil {
@@ -142,9 +139,8 @@ func (k *Keeper) carryOut(j job) {
 	case err == nil:
 	case errors.Is(err, errOtherNetns):
 		k.Log.Info("forget an attachment whose namespace is gone", "pod", j.a.record.Pod(), "attachment", j.a.record.Key.String())
-		if err := k.drop(j.a); err != nil {
-			k.Log.Error("forget an attachment", "error", err)
-		}
+		k.letGo(j.a)
+		k.owe(j.a.record.Key)
 	default:
 		k.failed(j.a, err)
 	}

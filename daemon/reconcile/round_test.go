@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -163,6 +164,7 @@ func TestNamespaceThatWentAway(t *testing.T) {
 			tt.after(t, b, web)
 			b.sweep(t.Context())
 			b.round(t.Context())
+			b.Keeper.store() // as Watch does after a round
 			if b.Knows(key) || b.store.has(key) {
 				t.Errorf("known %v, stored %v", b.Knows(key), b.store.has(key))
 			}
@@ -367,6 +369,47 @@ func TestClockThatWasSetBackEndsTheGrace(t *testing.T) {
 		if got := over(tt.start); got != tt.want {
 			t.Errorf("grace that began %s is over: %v, want %v", name, got, tt.want)
 		}
+	}
+}
+
+// A round does not wait for a disk, whatever it has done: a remote pod that comes
+// meanwhile would wait with it.
+func TestRoundDoesNotWaitForTheDisk(t *testing.T) {
+	b := newBench(t)
+	ns := netnstest.New(t)
+	adopted := pod(ns, "web", "10.0.0.2")
+	id, err := NetnsIDOf(fd(t, ns))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := attached('b', "gone", "")
+	gone.Netns = filepath.Join(t.TempDir(), "gone")
+	b.store.records[gone.Key] = gone
+	b.Restore([]store.Record{gone})
+	if !b.Adopt(store.Record{Attachment: adopted, NetnsID: id}) {
+		t.Fatal("not adopted")
+	}
+	wait := make(chan struct{})
+	b.store.fail = func(string) error { <-wait; return nil }
+	ended := make(chan struct{})
+	go func() { b.round(t.Context()); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the round waits")
+	}
+	if b.Knows(gone.Key) || b.Counts()[api.StateEnforced] != 1 {
+		t.Errorf("known are %v, %v", b.keys(), b.Counts())
+	}
+	close(wait)
+	select {
+	case <-b.late:
+		b.Keeper.store()
+	default:
+		t.Error("nobody is asked to store it")
+	}
+	if b.store.has(gone.Key) || !b.store.has(adopted.Key) {
+		t.Errorf("the store has %v", b.store.all())
 	}
 }
 

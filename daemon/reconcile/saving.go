@@ -3,6 +3,7 @@ package reconcile
 import (
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/podwall/podwall/daemon/store"
 	"github.com/podwall/podwall/internal/api"
@@ -96,12 +97,34 @@ func (k *Keeper) saved(records []store.Record) {
 	}
 }
 
-// saveAll writes what rounds have left to be written. Not having it costs a look
-// at the kernel after the next start, no more, so they don't wait for the disk.
+// owe has what is known of keys stored soon. Rounds do not wait for a disk, and so
+// no remote pod does: not to have it costs a look at the kernel, or at a namespace
+// that is gone, after the next start.
+func (k *Keeper) owe(keys ...api.Key) {
+	if len(keys) == 0 {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.owed = append(k.owed, keys...)
+	ask(k.late)
+}
+
+// saveAll writes what rounds have left to be written.
 func (k *Keeper) saveAll() error {
-	var keys []api.Key
+	k.mu.Lock()
+	owed := k.owed
+	k.owed = nil
+	k.mu.Unlock()
+	keys := slices.Clone(owed)
 	for _, a := range k.settled() {
 		keys = append(keys, a.record.Key)
 	}
-	return k.persist(keys...)
+	err := k.persist(keys...)
+	if err != nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.owed = append(k.owed, owed...) // for the next sweep
+	}
+	return err
 }

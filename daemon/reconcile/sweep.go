@@ -24,7 +24,7 @@ func (k *Keeper) Watch(ctx context.Context, interval time.Duration) error {
 			return nil
 		case <-tick.C: // look for what nobody told us
 			k.sweep(ctx)
-		case <-k.late: // an ADD has ended
+		case <-k.late: // an ADD, or a round, has ended
 			k.store()
 		}
 	}

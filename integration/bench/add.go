@@ -201,7 +201,7 @@ func (b *bench) compareAdds(whole, share map[string][]float64) {
 	)
 	b.add(line{what: "share of ADD: " + mine, beside: rule, got: summarize(ratios(share[mine], share[rule])), target: atMost(1)})
 	b.add(line{what: "share of ADD: " + mine, beside: noop, got: summarize(ratios(share[mine], share[noop])),
-		target: atMost(2).but(4, addCosts)})
+		target: atMost(2).but(4.5, addCosts)})
 	b.add(line{what: "whole ADD: " + mine, beside: noop, got: summarize(ratios(whole[mine], whole[noop]))})
 	median := func(name string) float64 { return summarize(share[name]).median }
 	b.curve("add", "What a plugin adds to ADD, by peers of the pod", "peers", "ms",

@@ -142,9 +142,12 @@ type holdings struct {
 	addresses                  float64
 }
 
-// holdings counts them once nothing happens any more.
+// quiet is longer than podwalld waits before it gives back what is not in use.
+const quiet = 23 * time.Second
+
+// holdings counts them once nothing has happened for a while.
 func (c *churn) holdings(ctx context.Context) (h holdings, err error) {
-	time.Sleep(5 * time.Second)
+	time.Sleep(quiet)
 	pid := c.Pid()
 	if h.memory, _, err = memoryOf(pid); err != nil {
 		return h, err

@@ -26,21 +26,17 @@ type Round struct {
 	used   []int // sockets to close
 }
 
-// End lets go of what the Round keeps open, without waiting: after a transaction
-// that removed something the kernel holds a closing socket for a grace period of
-// 10 ms and more, long after the transaction is in force, and nobody needs to know
-// when that ends.
+// End lets go of what the Round keeps open. It blocks: after a transaction that
+// removed something the kernel holds a closing socket for a grace period of 10 ms and
+// more, long after the transaction is in force.
 func (r *Round) End() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	used := r.used
-	r.used = nil
 	r.home.leave()
-	go func() {
-		for _, fd := range used {
-			_ = unix.Close(fd)
-		}
-	}()
+	for _, fd := range r.used {
+		_ = unix.Close(fd)
+	}
+	r.used = nil
 }
 
 // closeLater leaves a socket to End.

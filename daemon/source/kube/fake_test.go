@@ -116,11 +116,18 @@ func (d *desk) must(err error) {
 	}
 }
 
-// take publishes, as run does, to what is current. It reports whether there was
-// anything.
+// take publishes, as run does beside keep, to what is current. It reports whether
+// there was anything.
 func (d *desk) take(late bool) bool {
 	d.t.Helper()
 	d.confirm(d.t.Context())
+	d.saveFirst()
+	return d.publish(late)
+}
+
+// publish is take before anything is stored.
+func (d *desk) publish(late bool) bool {
+	d.t.Helper()
 	published := false
 	d.next(late, func(u source.Update) {
 		published, d.last = true, u

@@ -66,13 +66,14 @@ func (l *ledger) from() time.Time {
 	return l.restored
 }
 
-// saveFirst stores the policies and namespaces that are about to be published: a
-// restart must not bring back a time before a policy that was in force.
-func (l *ledger) saveFirst() {
-	l.save(func(o object) bool { return o.kind == policyKind || o.kind == namespaceKind }, 0)
-}
+// first reports whether o is stored before it is published: a restart must not bring
+// back a time before a policy that was in force. Nothing else waits for a disk.
+func (o object) first() bool { return o.kind == policyKind || o.kind == namespaceKind }
 
-// keep stores the rest, in batches, until ctx ends.
+// saveFirst stores what is awaited.
+func (l *ledger) saveFirst() { l.save(object.first, 0) }
+
+// keep stores what is awaited at once, and the rest in batches, until ctx ends.
 func (l *ledger) keep(ctx context.Context) error {
 	if l.files == nil {
 		return nil
@@ -86,6 +87,9 @@ func (l *ledger) keep(ctx context.Context) error {
 			l.save(anything, batch)
 			l.stamp(stamped)
 			return nil
+		case <-l.urgent:
+			l.saveFirst()
+			continue
 		case <-tick.C: // whatever has gathered
 		}
 		saved := 0
@@ -126,9 +130,13 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 		l.unsaved = map[object][]byte{} // of its full size, else, for ever
 	}
 	l.mu.Unlock()
+	if len(values) == 0 {
+		return 0
+	}
 	err := l.store(values)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.tried(values, err)
 	was := l.unsavable
 	l.unsavable = ""
 	if err != nil {
@@ -144,6 +152,17 @@ func (l *ledger) save(wanted func(object) bool, most int) int {
 		l.wake()
 	}
 	return len(values)
+}
+
+// tried lets go of what was awaited: it is stored or, on error, can't be now, which
+// must not keep a policy from being in force. l.mu is held.
+func (l *ledger) tried(values map[object][]byte, err error) {
+	for o := range values {
+		if _, newer := l.unsaved[o]; l.awaited[o] && (err != nil || !newer) {
+			delete(l.awaited, o)
+			l.wake()
+		}
+	}
 }
 
 func (l *ledger) store(values map[object][]byte) error {

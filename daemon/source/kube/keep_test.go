@@ -232,6 +232,36 @@ func TestSaving(t *testing.T) {
 	}
 }
 
+// While a disk takes its time the policies and namespaces wait for it, and nothing
+// else does: a pod of another node is a peer at once.
+func TestOnlyPoliciesWaitForTheDisk(t *testing.T) {
+	files := newMemory()
+	d := stocked(t, files)
+	d.must(d.of["networkpolicies"].Replace(nil, "2"))
+	if d.confirm(t.Context()); d.publish(false) {
+		t.Errorf("published %+v, which is not stored", d.last)
+	}
+	for _, name := range []string{"first", "second"} {
+		d.must(d.of["pods"].Add(pod(name, "3", "a")))
+		d.publish(false)
+		if _, ok := d.pods()["shop/"+name]; !ok {
+			t.Errorf("the %s pod waits", name)
+		}
+	}
+	if len(d.current.Policies) != 1 {
+		t.Errorf("%d policies are in force, want 1 until it is stored that it is gone", len(d.current.Policies))
+	}
+	select {
+	case <-d.urgent:
+	default:
+		t.Error("nobody is asked to store it")
+	}
+	d.saveFirst()
+	if d.publish(false); len(d.current.Policies) != 0 {
+		t.Error("the policy is still in force")
+	}
+}
+
 // What can't be stored is said, and stored when it can.
 func TestFullDisk(t *testing.T) {
 	files := newMemory()

@@ -35,6 +35,7 @@ type ledger struct {
 	terminating func(ctx context.Context, namespace string) (bool, error)
 	faults      func() []api.Problem // of the connection
 	kick        chan struct{}        // holds one token while there may be something to publish
+	urgent      chan struct{}        // holds one token while something is awaited
 
 	saving           sync.Mutex // held while objects are stored; taken before mu
 	mu               sync.Mutex // guards what follows, and the mirrors
@@ -49,6 +50,7 @@ type ledger struct {
 	restored         time.Time            // when what was restored had been stored; zero if nothing was
 	earlier          map[object]uint64    // the sums of what an earlier run stored and nobody has spoken of yet
 	unsaved          map[object][]byte    // contents; nil is gone
+	awaited          map[object]bool      // of these and of what is being saved, what is not published before it was tried
 	unsavable        string               // why it could not be stored
 	noted, published uint64               // how many news there were, and how many are published
 	advance          chan struct{}        // closed, and replaced, when published moves
@@ -66,9 +68,11 @@ func newLedger(files Files, log *slog.Logger) *ledger {
 	return &ledger{
 		files: files, log: log,
 		kick:      make(chan struct{}, 1),
+		urgent:    make(chan struct{}, 1),
 		news:      map[object]any{},
 		withdrawn: map[policy.Name]bool{},
 		unsaved:   map[object][]byte{},
+		awaited:   map[object]bool{},
 		earlier:   map[object]uint64{},
 		advance:   make(chan struct{}),
 	}
@@ -83,10 +87,13 @@ func (l *ledger) mirror(k kind) *mirror {
 }
 
 // wake asks for a look at what may be published.
-func (l *ledger) wake() {
+func (l *ledger) wake() { ask(l.kick) }
+
+// ask puts a token where there is none.
+func ask(c chan<- struct{}) {
 	select {
-	case l.kick <- struct{}{}:
-	default: // it is due already
+	case c <- struct{}{}:
+	default: // it was asked for already
 	}
 }
 
@@ -105,6 +112,10 @@ func (l *ledger) note(o object, i *item, saved bool) {
 	l.noted++
 	if l.files != nil && !saved {
 		l.unsaved[o] = content
+		if o.first() {
+			l.awaited[o] = true
+			ask(l.urgent)
+		}
 	}
 	l.wake()
 }
@@ -150,13 +161,19 @@ func (l *ledger) late(start, now time.Time) bool {
 	return now.Sub(start) >= patience && now.Sub(l.listing) >= patience || now.Sub(start) >= atLongest
 }
 
-// next publishes what there is to be published.
+// next publishes what there is to be published. At the start that waits for the
+// disk, if need be; later only what is awaited does, which comes next time.
 func (l *ledger) next(late bool, publish func(source.Update)) {
 	if l.missing(late) {
 		l.recall(publish)
 	}
+	l.mu.Lock()
+	starts := !l.begun
+	l.mu.Unlock()
 	if u, upTo, ok := l.take(late); ok {
-		l.saveFirst()
+		if starts {
+			l.saveFirst()
+		}
 		publish(u)
 		l.reached(upTo)
 	}
@@ -171,14 +188,33 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 	if !l.begun && !l.mayBegin(late || len(faults) > 0) {
 		return l.takePart(faults)
 	}
-	u.Whole, l.begun, l.parts = !l.begun && !l.parts, true, true
+	starts := !l.begun
+	u.Whole, l.begun, l.parts = starts && !l.parts, true, true
 	u.Objects, u.Problems = l.count(), l.problems(faults)
-	if len(l.news) == 0 && !u.Whole && !l.differs(u) {
+	wait := l.waits(starts)
+	if len(l.news) == len(wait) && !u.Whole && !l.differs(u) {
 		return u, 0, false
 	}
 	l.differs(u)
-	l.give(&u)
+	l.give(&u, wait)
+	if len(wait) > 0 {
+		return u, 0, true
+	}
 	return u, l.noted, true
+}
+
+// waits returns the news that are not to be published yet. l.mu is held.
+func (l *ledger) waits(starts bool) map[object]any {
+	if starts || len(l.awaited) == 0 {
+		return nil
+	}
+	wait := map[object]any{}
+	for o := range l.awaited {
+		if v, ok := l.news[o]; ok {
+			wait[o] = v
+		}
+	}
+	return wait
 }
 
 // takeFull is takePart when enough has gathered.
@@ -205,19 +241,23 @@ func (l *ledger) takePart(faults []api.Problem) (u source.Update, upTo uint64, o
 	}
 	l.differs(u)
 	l.parts, u.Objects = true, l.count()
-	l.give(&u)
+	l.give(&u, nil)
 	return u, 0, true
 }
 
-// give puts the news into u. l.mu is held.
-func (l *ledger) give(u *source.Update) {
+// give puts the news into u, but for those that wait. l.mu is held.
+func (l *ledger) give(u *source.Update, wait map[object]any) {
 	for o, v := range l.news {
-		add(&u.Change, o, v)
+		if _, waits := wait[o]; !waits {
+			add(&u.Change, o, v)
+		}
 	}
 	if u.Whole {
 		u.Gone = policy.Gone{}
 	}
-	l.news = map[object]any{}
+	if l.news = wait; wait == nil {
+		l.news = map[object]any{}
+	}
 }
 
 // say logs what is wrong with the connection, each thing once. l.mu is held.
