@@ -248,6 +248,18 @@ func TestOnlyPoliciesWaitForTheDisk(t *testing.T) {
 			t.Errorf("the %s pod waits", name)
 		}
 	}
+	d.must(d.of["namespaces"].Add(namespace("new", false)))
+	early := pod("early", "3", "a")
+	early.Namespace = "new"
+	d.must(d.of["pods"].Add(early))
+	d.must(d.of["pods"].Delete(pod("first", "4", "a")))
+	d.publish(false)
+	if _, ok := d.pods()["new/early"]; ok {
+		t.Error("a pod is there before the labels of its namespace")
+	}
+	if _, ok := d.pods()["shop/first"]; ok {
+		t.Error("the going of a pod waits")
+	}
 	if len(d.current.Policies) != 1 {
 		t.Errorf("%d policies are in force, want 1 until it is stored that it is gone", len(d.current.Policies))
 	}
@@ -259,6 +271,9 @@ func TestOnlyPoliciesWaitForTheDisk(t *testing.T) {
 	d.saveFirst()
 	if d.publish(false); len(d.current.Policies) != 0 {
 		t.Error("the policy is still in force")
+	}
+	if _, ok := d.pods()["new/early"]; !ok {
+		t.Error("the pod waits on")
 	}
 }
 

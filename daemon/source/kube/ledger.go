@@ -203,14 +203,17 @@ func (l *ledger) take(late bool) (u source.Update, upTo uint64, ok bool) {
 	return u, l.noted, true
 }
 
-// waits returns the news that are not to be published yet. l.mu is held.
+// waits returns the news that are not to be published yet: what is awaited and, since
+// a rule may say who is no peer by the labels of its namespace, the pods of a
+// namespace that is. l.mu is held.
 func (l *ledger) waits(starts bool) map[object]any {
 	if starts || len(l.awaited) == 0 {
 		return nil
 	}
 	wait := map[object]any{}
-	for o := range l.awaited {
-		if v, ok := l.news[o]; ok {
+	for o, v := range l.news {
+		in := object{namespaceKind, policy.Name{Name: o.Namespace}}
+		if l.awaited[o] || o.kind == podKind && v != nil && l.awaited[in] {
 			wait[o] = v
 		}
 	}
