@@ -41,7 +41,7 @@ func TestKilledAtRandomInstants(t *testing.T) {
 		must(t, c.node.Kill())
 	}
 	t.Logf("%d pods added, %d deleted, %d refused, %d policies written", c.added, c.deleted, c.refused, c.written)
-	for _, did := range []int{c.added, c.deleted, c.refused, c.written} {
+	for _, did := range []int{c.added, c.deleted, c.written} { // an ADD waits for the next podwalld, so few are refused
 		if did < rounds/10 {
 			t.Errorf("did too little to prove anything")
 		}
