@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -147,6 +148,7 @@ func TestRealKernelOwnsWhatItShould(t *testing.T) {
 	if _, err := p.RunErr("nft flush chain inet podwall eth0/ingress"); err == nil {
 		t.Error("the rules were flushed although the daemon owns them again")
 	}
+	runtime.KeepAlive(b) // and its socket, which the collector would close
 }
 
 // A pod whose specification turns out to grant nothing that could change rules is
