@@ -128,9 +128,7 @@ func (k *Keeper) forgetGone(r store.Record) {
 	case err == nil:
 		_ = netns.Close()
 	case errors.Is(err, errOtherNetns):
-		if err := k.drop(other); err != nil {
-			k.Log.Error("forget an attachment whose namespace is gone", "attachment", other.record.Key.String(), "error", err)
-		}
+		k.vanished(other)
 	}
 }
 

@@ -5,28 +5,20 @@ import "github.com/podwall/podwall/internal/ruleset"
 // Digests remember those of the chains that the attachments' rules share, for as
 // long as they are asked for between one aging and the next. The zero digests know
 // none; they are not for several goroutines.
-type digests struct{ now, before map[span]ruleset.Digest }
-
-// A span is a chain in memory.
-type span struct {
-	tiers *ruleset.Tier
-	n     int
-	end   ruleset.Action
+type digests struct {
+	now, before map[ruleset.Identity]ruleset.Digest
 }
 
 // of is ruleset.DigestOf.
 func (d *digests) of(c ruleset.Chain) ruleset.Digest {
-	if len(c.Tiers) == 0 {
-		return ruleset.DigestOf(c)
-	}
-	at := span{&c.Tiers[0], len(c.Tiers), c.Default}
+	at := c.Identity()
 	sum, known := d.now[at]
 	if !known {
 		if sum, known = d.before[at]; !known {
 			sum = ruleset.DigestOf(c)
 		}
 		if d.now == nil {
-			d.now = map[span]ruleset.Digest{}
+			d.now = map[ruleset.Identity]ruleset.Digest{}
 		}
 		d.now[at] = sum
 	}

@@ -55,6 +55,13 @@ func (k *Keeper) drop(a *attachment) error {
 	return k.persist(a.record.Key)
 }
 
+// vanished forgets a, whose namespace is gone. Nobody waits for the store to know.
+func (k *Keeper) vanished(a *attachment) {
+	k.Log.Info("forget an attachment whose namespace is gone", "pod", a.record.Pod(), "attachment", a.record.Key.String())
+	k.letGo(a)
+	k.owe(a.record.Key)
+}
+
 // letGo forgets a, but for the store.
 func (k *Keeper) letGo(a *attachment) {
 	k.mu.Lock()

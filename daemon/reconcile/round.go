@@ -138,9 +138,7 @@ func (k *Keeper) carryOut(j job) {
 	switch {
 	case err == nil:
 	case errors.Is(err, errOtherNetns):
-		k.Log.Info("forget an attachment whose namespace is gone", "pod", j.a.record.Pod(), "attachment", j.a.record.Key.String())
-		k.letGo(j.a)
-		k.owe(j.a.record.Key)
+		k.vanished(j.a)
 	default:
 		k.failed(j.a, err)
 	}

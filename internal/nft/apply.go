@@ -105,7 +105,7 @@ func apply(c *nftables.Conn, netns int, iface string, rs ruleset.RuleSet, last *
 		}
 	}
 	now.Generation, now.second, err = commit(c, dev, was, targets(now, iface), rs.Owned)
-	now.Round = nil // which are not to be kept
+	now.Round = nil // which is not to be kept
 	return now, now.Generation != was.generation, err
 }
 

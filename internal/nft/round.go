@@ -50,35 +50,20 @@ func (r *Round) closeLater(fd int) {
 // that share their tiers, as those of pods under the same policies do, share it.
 type shape struct {
 	iface           string
-	ingress, egress chainOf
+	ingress, egress ruleset.Identity
 	v4, v6          bool // it has an address of the family
 	raw, audit      bool
 	adopted         ruleset.Adoption
 	log             ruleset.Logging
 }
 
-// A chainOf is a chain in memory.
-type chainOf struct {
-	tiers *ruleset.Tier
-	n     int
-	end   ruleset.Action
-}
-
 func shapeOf(rs *ruleset.RuleSet, iface string) shape {
-	s := shape{iface: iface, ingress: inMemory(rs.Ingress), egress: inMemory(rs.Egress),
+	s := shape{iface: iface, ingress: rs.Ingress.Identity(), egress: rs.Egress.Identity(),
 		raw: rs.RawSockets, audit: rs.Audit, adopted: rs.Adopted, log: rs.Log}
 	for _, a := range rs.Addresses {
 		s.v4, s.v6 = s.v4 || !a.Is6(), s.v6 || a.Is6()
 	}
 	return s
-}
-
-func inMemory(c ruleset.Chain) chainOf {
-	at := chainOf{n: len(c.Tiers), end: c.Default}
-	if at.n > 0 {
-		at.tiers = &c.Tiers[0]
-	}
-	return at
 }
 
 // A draft is what stands of a rule set in the table of its rules on packets, in no

@@ -94,6 +94,11 @@ func (l *ledger) keep(ctx context.Context) error {
 		}
 		saved := 0
 		for ctx.Err() == nil {
+			select {
+			case <-l.urgent: // between two of many batches
+				l.saveFirst()
+			default:
+			}
 			n := l.save(anything, batch)
 			if saved += n; n < batch {
 				break

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -275,6 +276,48 @@ func TestOnlyPoliciesWaitForTheDisk(t *testing.T) {
 	if _, ok := d.pods()["new/early"]; !ok {
 		t.Error("the pod waits on")
 	}
+}
+
+// A slow disk calls meanwhile each time something is written to it.
+type slow struct {
+	*memory
+	meanwhile func(contents map[string][]byte)
+}
+
+func (s *slow) SaveFiles(contents map[string][]byte) error {
+	s.meanwhile(contents)
+	return s.memory.SaveFiles(contents)
+}
+
+// A policy that comes while many batches are stored waits for one of them, not for
+// all.
+func TestPolicyGoesBetweenBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := &slow{memory: newMemory(), meanwhile: func(map[string][]byte) {}}
+		d := stocked(t, files)
+		for i := range 5 * batch {
+			d.must(d.of["pods"].Add(pod(fmt.Sprint("p", i), "2", "a")))
+		}
+		turn, at := 0, 0
+		files.meanwhile = func(contents map[string][]byte) {
+			if turn++; turn == 1 {
+				d.must(d.of["networkpolicies"].Replace(nil, "2"))
+				d.confirm(t.Context())
+			}
+			if _, ok := contents[".kube/1/NetworkPolicy/shop/web"]; ok {
+				at = turn
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- d.keep(ctx) }()
+		time.Sleep(2 * keepEvery)
+		cancel()
+		d.must(<-ended)
+		if at != 2 || turn < 6 {
+			t.Errorf("the policy was in write %d of %d, want the second of more than five", at, turn)
+		}
+	})
 }
 
 // What can't be stored is said, and stored when it can.
